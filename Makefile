@@ -1,0 +1,34 @@
+# `make demo` and `make test` are all that a newcomer needs; both build `.venv` first.
+PYTHON ?= python3
+PIP = .venv/bin/pip install --disable-pip-version-check --quiet --constraint constraints.txt
+
+.PHONY: demo test test-slow bench clean
+
+demo: .venv/user
+	.venv/bin/taskgrove compare
+
+test: .venv/developer
+	.venv/bin/ruff format --check src tests tools bench
+	.venv/bin/ruff check src tests tools bench
+	.venv/bin/basedpyright
+	.venv/bin/python -m pytest -m "not slow"
+
+test-slow: .venv/developer
+	.venv/bin/python -m pytest -m slow
+
+bench: .venv/developer
+	.venv/bin/python bench/mixing.py
+	.venv/bin/python bench/tasks.py
+
+.venv/user: pyproject.toml constraints.txt
+	test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	$(PIP) --editable .
+	touch $@
+
+.venv/developer: pyproject.toml constraints.txt
+	test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	$(PIP) --editable ".[dev,yeast,minilm]"
+	touch $@ .venv/user
+
+clean:
+	rm -rf .venv runs

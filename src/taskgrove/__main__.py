@@ -1,0 +1,5 @@
+"""`python -m taskgrove`, for torchrun."""
+
+from taskgrove.cli import main
+
+main()

@@ -1,0 +1,49 @@
+"""The command line: one file a command; heavy imports wait until a command runs."""
+
+import sys
+
+import typer
+
+from taskgrove import __version__
+from taskgrove.cli.compare import compare
+from taskgrove.cli.init import init
+from taskgrove.cli.predict import predict
+from taskgrove.cli.suite import suite
+from taskgrove.cli.systems import systems
+from taskgrove.cli.train import train
+from taskgrove.errors import TaskgroveError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="Many tasks, one root: which tasks help which, how should they share, and is one model for"
+    " all better than one model each? **taskgrove compare** answers on your own data, and hands"
+    " over the model.",
+    epilog="Start with `taskgrove compare` (built-in pictures), then `taskgrove init your.csv`.",
+)
+for command in (compare, train, predict, init, systems, suite):
+    app.command()(command)
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: bool = typer.Option(False, "--version", help="Print the version and stop."),
+) -> None:
+    """Options that stand before the command."""
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Runs the command; a user's mistake is one sentence and exit code 2."""
+    try:
+        app()
+    except TaskgroveError as error:
+        print(f"taskgrove: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("taskgrove: stopped; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,67 @@
+"""taskgrove train: one method to a model folder."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from taskgrove.cli import options as o
+
+
+def train(
+    method: Annotated[str, typer.Argument(help="A method's name; see `taskgrove systems`.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The model folder to write.")],
+    tasks: o.Tasks = "pictures",
+    seed: Annotated[int, typer.Option(help="Makes the run repeatable.")] = 0,
+    steps: o.Steps = None,
+    examples: o.Examples = None,
+    seconds: o.Seconds = None,
+    passes: o.Passes = None,
+    batch_size: o.BatchSize = 64,
+    learning_rate: o.LearningRate = None,
+    backbone: o.Backbone = None,
+    start_steps: o.StartSteps = None,
+    precision: o.Precision = "auto",
+    patience: o.Patience = None,
+    accumulate: o.Accumulate = 1,
+    threads: o.Threads = None,
+) -> None:
+    """Trains one method on your tasks and writes a model folder.
+
+    - `taskgrove train joint --tasks tasks.yaml --out model`
+    - `taskgrove train adamerging --tasks tasks.yaml --steps 2000 --out model`
+
+    The folder holds safetensors and JSON: `taskgrove predict model ...` reads it, in Python
+    `taskgrove.load("model")`; a transformers trunk opens from `model/backbone` with `AutoModel`. A
+    run that was stopped goes on with the same command (its work lies beside the folder until
+    done).
+    """
+    from rich.console import Console
+
+    from taskgrove.methods.train import train as run
+    from taskgrove.training.options import Options
+    from taskgrove.training.processes import processes
+
+    chosen = Options(
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        accumulate=accumulate,
+        precision=o.precision(precision),
+        patience=patience,
+    )
+    limit = o.budget(steps, examples, seconds, passes)
+    loaded = o.task_set(tasks, threads)
+    with o.bar() as bar:
+
+        def tell(what: str, done: float, losses: Mapping[str, float]) -> None:
+            bar.tell(what, done, losses)
+
+        found = run(method, loaded, out, limit, chosen, seed, start_steps, backbone, tell)
+    if processes().is_main_process:
+        console = Console()
+        for task, score in found.items():
+            console.print(
+                f"{task}: {loaded.tasks[task].metric} {score:.3f} on test", highlight=False
+            )
+        console.print(f"model    {out}", highlight=False)

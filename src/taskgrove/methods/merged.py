@@ -1,0 +1,181 @@
+"""Merged models: the single-task fine-tunes' trunks become one, each task keeps its own head.
+
+Scales are chosen on the labelled validation part, never on test. Passes are those of the
+fine-tunes and of every look at validation rows.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from taskgrove.merging import adamerging as learn_scales
+from taskgrove.merging import deltas, task_arithmetic, ties, weight_average
+from taskgrove.methods.method import Job, Outcome, size
+from taskgrove.methods.single import fine_tunes, heads_of
+from taskgrove.sharing.model import MultiTaskModel
+from taskgrove.training import checkpoint
+from taskgrove.training.batch import Batch, Feed, feed
+from taskgrove.training.budget import BACKWARD, FORWARD
+from taskgrove.training.evaluate import chosen, goodness, predict, scores
+from taskgrove.training.processes import processes, this_device
+
+Weights = dict[str, Tensor]
+ARITHMETIC_SCALES = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0]
+TIES_SCALES = [0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.7, 2.0]
+
+
+def average(job: Job) -> Outcome:
+    """The mean of the fine-tunes (see merging/average)."""
+    return _merge(job, lambda base, tau, _: (weight_average(base, tau), {}, 0.0))
+
+
+def arithmetic(job: Job) -> Outcome:
+    """Scaled sum of task vectors, best scale on validation (see merging/task_arithmetic)."""
+
+    def at(base: Weights, tau: Weights, scale: float) -> Weights:
+        return task_arithmetic(base, tau, scale)
+
+    return _merge(job, lambda base, tau, model: _best(job, model, at, base, tau, ARITHMETIC_SCALES))
+
+
+def ties_merging(job: Job) -> Outcome:
+    """Trimmed, sign-elected task vectors at the best scale on validation (see merging/ties)."""
+
+    def at(base: Weights, tau: Weights, scale: float) -> Weights:
+        return ties(base, tau, scale=scale)
+
+    return _merge(job, lambda base, tau, model: _best(job, model, at, base, tau, TIES_SCALES))
+
+
+def _merge(
+    job: Job,
+    method: Callable[[Weights, Weights, MultiTaskModel], tuple[Weights, dict[str, float], float]],
+) -> Outcome:
+    tuned = fine_tunes(job)
+    model = heads_of(job, tuned)
+    started = time.monotonic()
+    base, tau = task_vectors(model, tuned)
+    weights, scales, passes = method(base, tau, model)
+    model.trunks[0].load_state_dict(weights)
+    return merged_outcome(model, tuned, passes, time.monotonic() - started, scales=scales)
+
+
+def task_vectors(model: MultiTaskModel, tuned: Mapping[str, Any]) -> tuple[Weights, Weights]:
+    """The start's trunk and the K differences from it."""
+    base = {k: v.detach().clone() for k, v in model.trunks[0].state_dict().items()}
+    trunks = [dict(own.trunks[0].cpu().state_dict()) for own, _ in tuned.values()]
+    return base, deltas(base, trunks)
+
+
+def merged_outcome(
+    model: MultiTaskModel, tuned: Mapping[str, Any], passes: float, seconds: float, **more: Any
+) -> Outcome:
+    """The cost of a merged model includes that of the fine-tunes, which trained every weight."""
+    trained = sum(size(own) for own, _ in tuned.values())
+    return Outcome(
+        model,
+        passes=passes + sum(record.spent.passes for _, record in tuned.values()),
+        seconds=seconds + sum(record.spent.seconds for _, record in tuned.values()),
+        trainable_parameters=trained,
+        curves=[],
+        **more,
+    )
+
+
+def _best(
+    job: Job,
+    model: MultiTaskModel,
+    at: Callable[[Weights, Weights, float], Weights],
+    base: Weights,
+    tau: Weights,
+    grid: Sequence[float],
+) -> tuple[Weights, dict[str, float], float]:
+    """The weights at the scale with the best mean validation score; the first of equals."""
+    most = job.options.validation_rows
+    model.to(this_device())
+    found = {}
+    for scale in grid:
+        model.trunks[0].load_state_dict(at(base, tau, scale))
+        predictions = predict(model, job.task_set, "validation", most_rows=most)
+        found[scale] = goodness(job.task_set, scores(job.task_set, "validation", predictions, most))
+    best = max(found, key=lambda scale: found[scale])
+    looked = sum(len(chosen(job.task_set, name, "validation", most)) for name in model.tasks)
+    return at(base, tau, best), {"scale": best}, len(grid) * looked * FORWARD
+
+
+def adaptive(job: Job, steps: int = 40, rows: int = 16, learning_rate: float = 2e-2) -> Outcome:
+    """AdaMerging, layer-wise: a coefficient a task and tensor, by entropy on unlabelled inputs.
+
+    The inputs are those of the validation part; their labels stay out of reach (see
+    merging/adamerging). Goes on after a kill from the last ten steps' end.
+    """
+    tuned = fine_tunes(job)
+    model = heads_of(job, tuned).to(this_device())
+    started = time.monotonic()
+    base, tau = task_vectors(model, tuned)
+    source = feed(job.task_set, list(model.tasks))
+    kept = job.folder / "adamerging.safetensors"
+    kept.parent.mkdir(parents=True, exist_ok=True)
+
+    def tell(state: dict[str, Tensor]) -> None:
+        done = len(state["entropy"])
+        if done % 10 == 0 and processes().is_main_process:
+            checkpoint.write(kept, state, {})
+        if job.progress is not None:
+            job.progress(
+                "adamerging", done / steps, {"entropy": state["entropy"][-1].mean().item()}
+            )
+
+    merged = learn_scales(
+        lambda weights, task, batch: _logits(model, weights, task, batch),
+        base,
+        tau,
+        {task: _inputs(job, source, model, task, rows) for task in model.tasks},
+        {name: task.kind for name, task in job.task_set.tasks.items()},
+        steps=steps,
+        learning_rate=learning_rate,
+        resume=checkpoint.read(kept)[0] if kept.exists() else None,
+        progress=tell,
+    )
+    model.trunks[0].load_state_dict(merged.weights)
+    kept.unlink(missing_ok=True)
+    return merged_outcome(
+        model,
+        tuned,
+        passes=steps * rows * len(merged.tasks) * (FORWARD + BACKWARD),
+        seconds=time.monotonic() - started,
+        notes=list(merged.notes),
+        coefficients={
+            "tasks": list(model.tasks),
+            "tensors": list(merged.tensors),
+            "values": merged.coefficients.tolist(),
+        },
+    )
+
+
+def _logits(model: MultiTaskModel, weights: Weights, task: str, batch: Batch) -> Tensor:
+    features = torch.func.functional_call(model.trunks[0], weights, (batch.inputs,))
+    return model.head(task)(features)
+
+
+def _inputs(
+    job: Job, source: Feed, model: MultiTaskModel, task: str, count: int
+) -> Callable[[int], Batch]:
+    """step -> `count` validation inputs of a task, in seeded epochs, without their targets."""
+    rows = job.task_set.rows(task, "validation")
+    table = job.task_set.tasks[task].table
+
+    def draw(step: int) -> Batch:
+        import numpy as np
+
+        per_epoch = max(1, len(rows) // count)
+        epoch, place = divmod(step, per_epoch)
+        order = np.random.Generator(np.random.Philox(key=[job.seed, epoch])).permutation(rows)
+        mine = order[place * count : (place + 1) * count]
+        batch = source.batch(model.trunk(task).prepare, np.full(len(mine), table), mine)
+        return Batch(batch.inputs, batch.route, {}).to(this_device())
+
+    return draw

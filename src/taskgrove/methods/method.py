@@ -1,0 +1,118 @@
+"""Method: a composition of choices that turns (backbone, tasks, budget, seed) into a model."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from taskgrove.sharing.model import MultiTaskModel, load
+from taskgrove.tasks.task_set import TaskSet
+from taskgrove.training.budget import Budget
+from taskgrove.training.fit import Record, fit
+from taskgrove.training.mixtures import rates_of
+from taskgrove.training.options import Options
+
+Progress = Callable[[str, float, Mapping[str, float]], None]  # (what, share done, losses by task)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every method of a comparison is given; equal for all of them.
+
+    `start` is a model folder: the trunk and heads from which each method sets out. `folder` keeps
+    what a killed run goes on from, and fine-tunes that several methods need.
+    """
+
+    task_set: TaskSet
+    start: Path
+    budget: Budget
+    options: Options
+    seed: int
+    folder: Path
+    pretrained: bool = False
+    progress: Progress | None = None
+
+    @cached_property
+    def rates(self) -> dict[str, float]:
+        """Each task's share of the budget."""
+        return rates_of(self.task_set)
+
+    def model(self, tasks: Sequence[str] | None = None) -> MultiTaskModel:
+        """A fresh copy of the start with the heads of `tasks`, one trunk."""
+        start = load(self.start)
+        names = list(self.task_set.tasks if tasks is None else tasks)
+        inputs = {name: start.inputs[name] for name in names}
+        kept = [self.task_set.tasks[name] for name in names]
+        model = MultiTaskModel(kept, [start.trunk(names[0])], dict.fromkeys(names, 0), inputs)
+        for name in names:
+            model.head(name).load_state_dict(start.head(name).state_dict())
+        return model
+
+    def fit(
+        self, name: str, model: MultiTaskModel, share: float = 1.0, balancer: str = "mean"
+    ) -> Record:
+        """Trains `model` in the job's sub-folder `name` on a share of the budget."""
+        tell = self.progress
+
+        def progress(done: float, losses: Mapping[str, float]) -> None:
+            if tell is not None:
+                tell(name, done, losses)
+
+        return fit(
+            model,
+            self.task_set,
+            budget=self.budget.part(share),
+            options=self.options,
+            seed=self.seed,
+            folder=self.folder / name,
+            balancer=balancer,
+            rates=self.rates,
+            pretrained=self.pretrained,
+            progress=progress,
+        )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A trained model and what it cost; `curves` hold (task, history) of each fit."""
+
+    model: MultiTaskModel
+    passes: float
+    seconds: float
+    trainable_parameters: int
+    curves: list[dict[str, Any]]
+    notes: list[str] = field(default_factory=list)
+    scales: dict[str, float] = field(default_factory=dict)
+    coefficients: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row of the table of methods: what it does in a sentence, and how."""
+
+    about: str
+    run: Callable[[Job], Outcome]
+
+
+def curves(record: Record, tasks: Sequence[str]) -> list[dict[str, Any]]:
+    """The learning curve of each task: passes, training loss and validation score at each look."""
+    return [
+        {
+            "task": task,
+            "points": [
+                {
+                    "passes": look["passes"],
+                    "loss": look["loss"].get(task),
+                    "validation": look["validation"][task],
+                }
+                for look in record.history
+            ],
+        }
+        for task in tasks
+    ]
+
+
+def size(model: MultiTaskModel) -> int:
+    """Parameters of a model, shared ones once."""
+    return sum(parameter.numel() for parameter in model.parameters())

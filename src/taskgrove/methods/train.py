@@ -1,0 +1,80 @@
+"""train: one method to a model folder."""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from taskgrove import __version__
+from taskgrove.errors import TaskgroveError, did_you_mean, listed
+from taskgrove.methods import METHODS
+from taskgrove.methods.method import Job, Progress
+from taskgrove.methods.start import start
+from taskgrove.tasks.task_set import TaskSet
+from taskgrove.training import checkpoint
+from taskgrove.training.budget import Budget
+from taskgrove.training.evaluate import predict, scores
+from taskgrove.training.options import Options
+from taskgrove.training.processes import processes, wait
+
+
+def train(
+    method: str,
+    task_set: TaskSet,
+    out: Path,
+    budget: Budget,
+    options: Options,
+    seed: int = 0,
+    start_steps: int | None = None,
+    backbone: str | None = None,
+    progress: Progress | None = None,
+) -> dict[str, float]:
+    """Writes the model folder `out`; returns its test scores. What a kill would lose lies in
+    `out`.work until the end, and a run with the same settings goes on from it."""
+    if method not in METHODS:
+        hint = did_you_mean(method, METHODS)
+        raise TaskgroveError(
+            f'there is no method "{method}"; there are {listed(METHODS, 20)}.{hint}'
+        )
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise TaskgroveError(f"{out} exists and is not an empty folder: give another --out")
+    asked = {"method": method, "seed": seed, "budget": {budget.unit: budget.limit},
+             "options": asdict(options), "start_steps": start_steps, "backbone": backbone,
+             "data": task_set.fingerprint()}  # fmt: skip
+    work = _workplace(out, asked)
+    place, _, pretrained = start(
+        task_set, work / "start", seed=seed, steps=start_steps, options=options, name=backbone,
+        progress=progress,
+    )  # fmt: skip
+    limit = budget.in_passes(options.batch_size)
+    job = Job(task_set, place, limit, options, seed, work, pretrained, progress)
+    outcome = METHODS[method].run(job)
+    found = scores(task_set, "test", predict(outcome.model, task_set, "test"))
+    if processes().is_main_process:
+        outcome.model.save(
+            out,
+            {"method": method, "seed": seed, "version": __version__, "test": found, "asked": asked},
+        )
+        shutil.rmtree(work)
+    wait()
+    return found
+
+
+def _workplace(out: Path, asked: Mapping[str, object]) -> Path:
+    """The folder beside `out` with what a killed run left; other settings begin anew."""
+    work = out.with_name(out.name + ".work")
+    marker = work / "run.json"
+    try:
+        if marker.exists() and checkpoint.read_json(marker) != asked:
+            raise TaskgroveError(
+                f"{work} is left from a run with other settings: delete it, or give another --out"
+            )
+        if processes().is_main_process and not marker.exists():
+            work.mkdir(parents=True, exist_ok=True)
+            checkpoint.write_json(marker, asked)
+    except OSError as error:
+        raise TaskgroveError(
+            f"{out} cannot be written ({error.strerror}): give another --out"
+        ) from None
+    wait()
+    return work

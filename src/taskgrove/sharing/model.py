@@ -1,0 +1,175 @@
+"""MultiTaskModel: one or several trunks, and one head a task.
+
+Hard sharing (Caruana 1997, Multitask Learning) is one trunk for all tasks; separate models are one
+trunk a task; groups of tasks lie between. `trunk_of` says which, so each way to share is the same
+type. Symbols: inputs {name: [batch ...]}; features [batch dim]; outputs {task: [row out]}, the
+rows of `Route.of(task)` in their order.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from taskgrove.backbones import Backbone, load_backbone, save_backbone
+from taskgrove.errors import TaskgroveError, did_you_mean, listed
+from taskgrove.sharing.grouped import grouped
+from taskgrove.sharing.route import Route
+from taskgrove.tasks.heads import head
+from taskgrove.tasks.inputs import Inputs
+from taskgrove.tasks.task import Task
+
+FORMAT = 1
+
+
+class MultiTaskModel(nn.Module):
+    """Trunks and heads; `inputs` says which columns of a user's rows each task reads."""
+
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        trunks: Sequence[Backbone],
+        trunk_of: Mapping[str, int],
+        inputs: Mapping[str, Inputs],
+    ) -> None:
+        super().__init__()
+        self.tasks = {task.name: task for task in tasks}
+        self.trunk_of = dict(trunk_of)
+        self.inputs = dict(inputs)
+        self.number = {task.name: n for n, task in enumerate(tasks)}
+        self.trunks = nn.ModuleList(trunks)  # pyright: ignore[reportArgumentType]
+        self.heads = nn.ModuleList(head(trunks[trunk_of[t.name]].width, t) for t in tasks)
+
+    def head(self, task: str) -> nn.Linear:
+        """The head of `task`."""
+        return self.heads[self.number[task]]  # pyright: ignore[reportReturnType]
+
+    def trunk(self, task: str) -> Backbone:
+        """The trunk that serves `task`."""
+        return self.trunks[self.trunk_of[task]]  # pyright: ignore[reportReturnType]
+
+    def forward(self, inputs: Mapping[str, Tensor], route: Route) -> dict[str, Tensor]:
+        """Outputs of each present task for its own rows; each trunk runs once."""
+        entries = route.items()
+        outputs: dict[str, Tensor] = {}
+        for trunk in sorted({self.trunk_of[task] for task, _ in entries}):
+            mine = [(task, rows) for task, rows in entries if self.trunk_of[task] == trunk]
+            if len(self.trunks) > 1:  # only the rows that this trunk serves
+                used, position = torch.unique(
+                    torch.cat([rows for _, rows in mine]), return_inverse=True
+                )
+                inputs_here = {name: value[used] for name, value in inputs.items()}
+                places = position.split([len(rows) for _, rows in mine])
+            else:
+                inputs_here, places = inputs, [rows for _, rows in mine]
+            features = self.trunks[trunk](inputs_here)  # [batch dim]
+            outputs |= self._heads(features, [task for task, _ in mine], places)
+        return {task: outputs[task] for task in route.tasks}
+
+    def _heads(
+        self, features: Tensor, tasks: Sequence[str], places: Sequence[Tensor]
+    ) -> dict[str, Tensor]:
+        """Heads with as many outputs run together."""
+        alike: dict[int, list[int]] = {}
+        for number, task in enumerate(tasks):
+            alike.setdefault(self.tasks[task].outputs, []).append(number)
+        outputs: dict[str, Tensor] = {}
+        for numbers in alike.values():
+            heads = [self.head(tasks[n]) for n in numbers]
+            sizes = [len(places[n]) for n in numbers]
+            rows = torch.cat([places[n] for n in numbers])  # [entry]
+            found = grouped(
+                features[rows], [h.weight for h in heads], [h.bias for h in heads], sizes
+            )
+            parts = found.split(sizes)  # [row out] each
+            outputs |= {tasks[n]: part for n, part in zip(numbers, parts, strict=True)}
+        return outputs
+
+    def save(self, folder: str | Path, facts: Mapping[str, object] | None = None) -> None:
+        """Writes the model folder: `taskgrove.json`, `heads.safetensors`, `backbone*/`.
+
+        Written aside and renamed; a trunk from transformers opens there with `AutoModel`.
+        `facts` (JSON) travel along: method, seed, scores, versions.
+        """
+        folder = Path(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        aside.chmod(0o755)
+        for trunk, name in zip(self.trunks, _trunk_names(len(self.trunks)), strict=True):
+            save_backbone(trunk, aside / name)  # pyright: ignore[reportArgumentType]
+        heads = {k: v.detach().cpu().contiguous() for k, v in self.heads.state_dict().items()}
+        save_file(heads, aside / "heads.safetensors")
+        described = {
+            "format": FORMAT,
+            "tasks": [task.to_json() for task in self.tasks.values()],
+            "trunk_of": self.trunk_of,
+            "inputs": {task: spec.to_json() for task, spec in self.inputs.items()},
+            "facts": dict(facts or {}),
+        }
+        (aside / "taskgrove.json").write_text(json.dumps(described, indent=1), "utf-8")
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(aside, folder)
+
+
+def load(folder: str | Path) -> MultiTaskModel:
+    """The model that `MultiTaskModel.save` wrote, in evaluation mode on the CPU."""
+    folder = Path(folder)
+    described = _described(folder)
+    tasks = [Task.from_json(task) for task in described["tasks"]]
+    trunk_of = described["trunk_of"]
+    names = _trunk_names(1 + max(trunk_of.values()))
+    trunks = [load_backbone(folder / name) for name in names]
+    inputs = {task: Inputs.from_json(spec) for task, spec in described["inputs"].items()}
+    model = MultiTaskModel(tasks, trunks, trunk_of, inputs)
+    path = folder / "heads.safetensors"
+    try:
+        model.heads.load_state_dict(load_file(path))
+    except (SafetensorError, OSError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise TaskgroveError(
+            f"{path} is not a whole heads file ({reason}); copy or train the model folder again"
+        ) from None
+    return model.eval()
+
+
+def facts(folder: str | Path) -> dict[str, object]:
+    """The facts saved beside a model."""
+    return _described(Path(folder))["facts"]
+
+
+def known_task(model: MultiTaskModel, name: str | None) -> Task:
+    """The task called `name`; the only one when `name` is None."""
+    if name is None and len(model.tasks) == 1:
+        return next(iter(model.tasks.values()))
+    if name is None or name not in model.tasks:
+        got = "no task was named" if name is None else f'there is no task "{name}" in this model'
+        hint = did_you_mean(name or "", model.tasks)
+        raise TaskgroveError(f"{got}; it has {listed(model.tasks)}.{hint}")
+    return model.tasks[name]
+
+
+def _trunk_names(count: int) -> list[str]:
+    return ["backbone"] if count == 1 else [f"backbone-{n}" for n in range(count)]
+
+
+def _described(folder: Path) -> dict:
+    path = folder / "taskgrove.json"
+    if not path.is_file():
+        raise TaskgroveError(f"{folder} is not a model folder: it holds no taskgrove.json")
+    try:
+        described = json.loads(path.read_text("utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise TaskgroveError(f"{path} is damaged ({error}); train or copy it again") from None
+    if described.get("format") != FORMAT:
+        raise TaskgroveError(
+            f"{path} has format {described.get('format')!r}; this version reads {FORMAT}"
+        )
+    return described

@@ -1,0 +1,14 @@
+"""Heads: one small layer a task, from shared features to the task's outputs.
+
+Symbols: features [row dim]; output [row out], out = classes for "classes" and "labels", 1 for
+"number" (in units of the training part's standard deviation around its mean).
+"""
+
+from torch import nn
+
+from taskgrove.tasks.task import Task
+
+
+def head(width: int, task: Task) -> nn.Linear:
+    """A linear head, the field's default for hard sharing (Caruana 1997, Multitask Learning)."""
+    return nn.Linear(width, task.outputs)

@@ -1,0 +1,46 @@
+"""The settings of a training run, a line each; results.json carries the same names."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from taskgrove.errors import TaskgroveError
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """Defaults suit a trunk of our own; `for_trunk` fits the rates to a pre-trained one."""
+
+    batch_size: int = 64
+    learning_rate: float | None = None  # of the trunk; None: 2e-3, or 1e-4 for a pre-trained one
+    head_learning_rate: float | None = None  # None: the trunk's, at least 1e-3
+    weight_decay: float = 0.01
+    warmup: float = 0.05  # share of the budget with a rising rate, then a cosine to zero
+    clip: float = 1.0  # largest gradient norm
+    accumulate: int = 1  # parts that a batch is computed in
+    precision: Precision = "auto"  # bf16 on an accelerator that has it, else fp32
+    evaluations: int = 8  # validation looks, evenly over the budget
+    patience: int | None = None  # looks without a gain before an early stop
+    validation_rows: int = 2000  # most rows a task in one look
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "accumulate", "evaluations", "validation_rows"):
+            if getattr(self, name) < 1:
+                raise TaskgroveError(f"{name} is {getattr(self, name)}: it must be 1 or more")
+        for name in ("learning_rate", "head_learning_rate", "clip"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise TaskgroveError(f"{name} is {value}: it must be a positive number")
+        if not 0 <= self.warmup < 1:
+            raise TaskgroveError(f"warmup is {self.warmup}: it is a share of the budget, 0 to 1")
+        if self.batch_size % self.accumulate:
+            raise TaskgroveError(
+                f"a batch of {self.batch_size} does not fall into {self.accumulate} equal parts:"
+                " make batch_size a multiple of accumulate"
+            )
+
+    def rates(self, pretrained: bool) -> tuple[float, float]:
+        """Highest learning rates of trunk and heads."""
+        trunk = self.learning_rate or (1e-4 if pretrained else 2e-3)
+        return trunk, self.head_learning_rate or max(trunk, 1e-3)
