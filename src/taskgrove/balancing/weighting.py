@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+CHUNK = 2**16  # columns of R that are widened to float64 at a time
 AllReduce = Callable[[Tensor], object]
 
 
@@ -77,16 +78,18 @@ def balance(
     one backward a task, through the graph of its own loss only; without it one.
     """
     losses = torch.zeros_like(share)
-    rows = share.new_zeros(len(share), sum(p.numel() for p in shared) if balancer.gramian else 0)
     heads = [parameter for parameters in own for parameter in parameters]
     if balancer.gramian:
+        rows = None  # [task shared]
         for part in parts:
             found = part()
             losses += torch.stack([loss.detach() for loss in found])
             scaled = [scale(loss * s) for loss, s in zip(found, share, strict=True)]
-            rows += _task_gradients(scaled, shared, own)
+            more = _task_gradients(scaled, shared, own)
+            rows = more if rows is None else rows.add_(more)
+        assert rows is not None
         _sum_over_processes([losses, rows], all_reduce)
-        gramian = rows.double() @ rows.double().T
+        gramian = _gramian(rows)
         weights, penalty = balancer.weighting(Statistic(tasks, share, step, losses, gramian))
         combined = (weights.detach() / share).to(rows.dtype) @ rows  # [shared]
         _add_gradients(shared, combined)
@@ -118,6 +121,15 @@ def reduce_gradients(parameters: Sequence[nn.Parameter], all_reduce: AllReduce |
     _add_gradients(parameters, flat)
 
 
+def _gramian(rows: Float[Tensor, "task shared"]) -> Float[Tensor, "task task"]:
+    """R R^T in float64, in pieces, so that no second copy of R is held."""
+    gramian = rows.new_zeros(len(rows), len(rows), dtype=torch.float64)
+    for piece in rows.split(CHUNK, dim=1):
+        wide = piece.double()
+        gramian += wide @ wide.T
+    return gramian
+
+
 def _sum_over_processes(tensors: Sequence[Tensor], all_reduce: AllReduce | None) -> None:
     if all_reduce is not None:
         for tensor in tensors:
@@ -130,17 +142,16 @@ def _task_gradients(
     own: Sequence[Sequence[nn.Parameter]],
 ) -> Float[Tensor, "task shared"]:
     """dL_t/d(shared), flattened, one row a task; each head's gradient goes to its `.grad`."""
-    rows = []
+    rows = losses[0].new_zeros(len(losses), sum(parameter.numel() for parameter in shared))
     for number, loss in enumerate(losses):
         if not loss.requires_grad:  # no row of the task in this part
-            rows.append(loss.new_zeros(sum(parameter.numel() for parameter in shared)))
             continue
         wanted = [*shared, *own[number]]
         grads = torch.autograd.grad(loss, wanted, retain_graph=True, materialize_grads=True)
-        rows.append(torch.cat([grad.flatten() for grad in grads[: len(shared)]]))
+        torch.cat([grad.flatten() for grad in grads[: len(shared)]], out=rows[number])
         for parameter, grad in zip(own[number], grads[len(shared) :], strict=True):
             parameter.grad = grad if parameter.grad is None else parameter.grad + grad
-    return torch.stack(rows)
+    return rows
 
 
 def _add_gradients(parameters: Sequence[nn.Parameter], flat: Float[Tensor, " shared"]) -> None:

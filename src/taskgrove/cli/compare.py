@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -37,6 +38,10 @@ def compare(
     precision: o.Precision = "auto",
     patience: o.Patience = None,
     accumulate: o.Accumulate = 1,
+    jobs: Annotated[
+        int | None,
+        typer.Option(help="Seeds side by side. [default: a core each]", show_default=False),
+    ] = None,
     threads: o.Threads = None,
 ) -> None:
     """Is one model for all tasks better than one each? Trains the methods at equal budget and
@@ -64,21 +69,25 @@ def compare(
     named = (
         list(METHODS) if methods is None else [m.strip() for m in methods.split(",") if m.strip()]
     )
-    settings = Settings(
+    limit = o.budget(steps, examples, seconds, passes)
+    chosen = Options(
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        accumulate=accumulate,
+        precision=precision,
+        patience=patience,
+    )
+    first = Settings(
         methods=named,
-        budget=o.budget(steps, examples, seconds, passes),
+        budget=limit,
         seeds=tuple(range(seed, seed + seeds)),
-        options=Options(
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            accumulate=accumulate,
-            precision=o.precision(precision),
-            patience=patience,
-        ),
+        options=chosen,
         start_steps=start_steps,
         backbone=backbone,
     )
-    loaded = o.task_set(tasks, threads)
+    loaded = o.task_set(tasks)
+    jobs, threads = o.side_by_side(loaded, backbone, seeds, jobs, threads)
+    settings = replace(first, threads=threads)
     folder = out or Path("runs") / loaded.name
     command = " ".join(["taskgrove", *sys.argv[1:]])
     with o.bar() as bar:
@@ -87,9 +96,9 @@ def compare(
             seed: int, method: str, what: str, done: float, losses: Mapping[str, float]
         ) -> None:
             name = method if what == method else f"{method}: {what}"
-            bar.tell(f"seed {seed} · {name}", done, losses)
+            bar.tell(f"seed {seed}", name, done, losses)
 
-        results = run(loaded, folder, settings, tell, command)
+        results = run(loaded, folder, settings, tell, jobs=jobs, command=command)
     if processes().is_main_process:
         console = Console()
         console.print(results_table(results))

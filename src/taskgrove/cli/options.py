@@ -1,17 +1,17 @@
 """Options that several commands share, and the settings that they make."""
 
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from taskgrove.errors import TaskgroveError, listed
+from taskgrove.errors import TaskgroveError
 
 if TYPE_CHECKING:
     from taskgrove.cli.progress import Bar
     from taskgrove.tasks.task_set import TaskSet
     from taskgrove.training.budget import Budget
-    from taskgrove.training.options import Precision as PrecisionName
 
 Tasks = Annotated[
     str,
@@ -56,14 +56,20 @@ StartSteps = Annotated[
         show_default=False,
     ),
 ]
-Precision = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")]
+Precision = Annotated[
+    Literal["auto", "fp32", "bf16", "fp16"],
+    typer.Option(help="Of the products; auto is bf16 on an accelerator that has it."),
+]
 Patience = Annotated[
     int | None,
     typer.Option(help="Validation looks without a gain before an early stop.", show_default=False),
 ]
 Accumulate = Annotated[int, typer.Option(help="Parts that a batch is computed in, to save memory.")]
 Threads = Annotated[
-    int | None, typer.Option(help="CPU threads. [default: all cores]", show_default=False)
+    int | None,
+    typer.Option(
+        help="CPU threads of a process. [default: as suits the trunk]", show_default=False
+    ),
 ]
 
 
@@ -78,29 +84,38 @@ def budget(
     return Budget(steps, examples, seconds, passes)
 
 
-def task_set(tasks: str, threads: int | None) -> "TaskSet":
+def task_set(tasks: str) -> "TaskSet":
     """Loads a tasks file or a suite, with a line on the screen while it reads."""
-    import torch
     from rich.console import Console
 
     from taskgrove.suites import SUITES, locate
     from taskgrove.tasks.task_set import load_tasks
 
-    if threads is not None:
-        if threads < 1:
-            raise TaskgroveError(f"--threads is {threads}: it must be 1 or more")
-        torch.set_num_threads(threads)
     place = locate(tasks) if tasks in SUITES and not Path(tasks).is_file() else Path(tasks)
     with Console(stderr=True).status(f"reading {tasks}"):
         return load_tasks(place)
 
 
-def precision(name: str) -> "PrecisionName":
-    """The name of a precision, checked."""
-    known = ("auto", "fp32", "bf16", "fp16")
-    if name not in known:
-        raise TaskgroveError(f'there is no precision "{name}"; there are {listed(known)}')
-    return cast("PrecisionName", name)
+def side_by_side(
+    loaded: "TaskSet", backbone: str | None, seeds: int, jobs: int | None, threads: int | None
+) -> tuple[int, int]:
+    """How many seeds at a time, and the threads of each.
+
+    A small trunk of our own gains nothing from a second thread, so cores go to seeds first.
+    """
+    import torch
+
+    from taskgrove.methods.start import is_pretrained
+    from taskgrove.training.processes import processes
+
+    for name, value in (("--jobs", jobs), ("--threads", threads)):
+        if value is not None and value < 1:
+            raise TaskgroveError(f"{name} is {value}: it must be 1 or more")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    alone = torch.cuda.is_available() or processes().num_processes > 1
+    jobs = jobs or (1 if alone else min(seeds, cores or 1))
+    wide = is_pretrained(loaded, backbone)
+    return jobs, threads or (max(1, (cores or 1) // jobs) if wide else 1)
 
 
 def bar() -> "Bar":

@@ -5,24 +5,25 @@ from collections.abc import Mapping
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-MOST_TASKS = 7
+MOST_TASKS = 6
 
 
 class Bar:
-    """A live bar on a terminal; elsewhere one line as each part ends."""
+    """On a terminal a live bar for each thing under way; elsewhere a line as each part begins."""
 
     def __init__(self, quiet: bool = False) -> None:
         self.console = Console(stderr=True, quiet=quiet)
         self.bar = Progress(
-            TextColumn("{task.description:<32}"),
-            BarColumn(bar_width=20),
+            TextColumn("{task.fields[row]}"),
+            TextColumn("{task.description:<26}"),
+            BarColumn(bar_width=16),
             TextColumn("{task.percentage:>3.0f} %"),
             TimeElapsedColumn(),
             TextColumn("{task.fields[losses]}"),
             console=self.console,
             disable=not self.console.is_terminal,
         )
-        self.shown: dict[str, TaskID] = {}
+        self.rows: dict[str, tuple[TaskID, str]] = {}
 
     def __enter__(self) -> "Bar":
         self.bar.start()
@@ -31,15 +32,15 @@ class Bar:
     def __exit__(self, *_: object) -> None:
         self.bar.stop()
 
-    def tell(self, what: str, done: float, losses: Mapping[str, float]) -> None:
-        """Moves the bar of `what`; a new name ends the bar before."""
-        if what not in self.shown:
-            for old in self.shown.values():
-                self.bar.update(old, visible=False)
-            self.shown[what] = self.bar.add_task(what, total=1.0, losses="")
+    def tell(self, row: str, what: str, done: float, losses: Mapping[str, float]) -> None:
+        """Moves the bar of `row`; each row does one thing `what` at a time."""
+        if row not in self.rows or self.rows[row][1] != what:
+            if row in self.rows:
+                self.bar.remove_task(self.rows[row][0])
+            self.rows[row] = self.bar.add_task(what, total=1.0, row=row, losses=""), what
             if not self.console.is_terminal:
-                self.console.print(f"  {what}", highlight=False)
-        self.bar.update(self.shown[what], completed=done, losses=_line(losses))
+                self.console.print(f"  {row} · {what}", highlight=False)
+        self.bar.update(self.rows[row][0], completed=done, losses=_line(losses))
 
 
 def _line(losses: Mapping[str, float]) -> str:

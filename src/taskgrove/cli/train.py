@@ -42,22 +42,24 @@ def train(
     from taskgrove.methods.train import train as run
     from taskgrove.training.options import Options
     from taskgrove.training.processes import processes
+    from taskgrove.training.processes import threads as in_threads
 
     chosen = Options(
         batch_size=batch_size,
         learning_rate=learning_rate,
         accumulate=accumulate,
-        precision=o.precision(precision),
+        precision=precision,
         patience=patience,
     )
     limit = o.budget(steps, examples, seconds, passes)
-    loaded = o.task_set(tasks, threads)
+    loaded = o.task_set(tasks)
     with o.bar() as bar:
 
         def tell(what: str, done: float, losses: Mapping[str, float]) -> None:
-            bar.tell(what, done, losses)
+            bar.tell(method, what, done, losses)
 
-        found = run(method, loaded, out, limit, chosen, seed, start_steps, backbone, tell)
+        with in_threads(o.side_by_side(loaded, backbone, 1, 1, threads)[1]):
+            found = run(method, loaded, out, limit, chosen, seed, start_steps, backbone, tell)
     if processes().is_main_process:
         console = Console()
         for task, score in found.items():

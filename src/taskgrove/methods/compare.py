@@ -8,30 +8,23 @@ together.
 """
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
 
-from taskgrove import __version__
 from taskgrove.errors import TaskgroveError, did_you_mean, listed
 from taskgrove.methods import METHODS
-from taskgrove.methods.method import Job, Outcome, size
-from taskgrove.methods.results import assemble, inference_passes
-from taskgrove.methods.start import start
+from taskgrove.methods.parallel import run_seeds
+from taskgrove.methods.results import assemble, check_metrics
+from taskgrove.methods.seed import Tell, folder_of, run_seed
 from taskgrove.tasks.task_set import TaskSet
 from taskgrove.training import checkpoint
 from taskgrove.training.budget import Budget
-from taskgrove.training.evaluate import goodness, predict, scores
-from taskgrove.training.fit import Record
 from taskgrove.training.options import Options
-from taskgrove.training.processes import processes, wait
-
-# (seed, method, what, share done, losses by task)
-Tell = Callable[[int, str, str, float, Mapping[str, float]], None]
+from taskgrove.training.processes import processes, threads, wait
 
 
 @dataclass(frozen=True)
@@ -43,7 +36,8 @@ class Settings:
     seeds: Sequence[int] = (0, 1)
     options: Options = field(default_factory=Options)
     start_steps: int | None = None  # None: 300 for a trunk of our own, 0 for a pre-trained one
-    backbone: str | None = None
+    backbone: str | None = None  # None: the tasks file's, or by the kind of input
+    threads: int | None = None  # of a process; None: torch's choice
 
     def __post_init__(self) -> None:
         for name in self.methods:
@@ -54,6 +48,11 @@ class Settings:
                 )
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise TaskgroveError("seeds must be one or more different numbers, such as 0 1 2")
+
+    @property
+    def all_methods(self) -> list[str]:
+        """The methods, each once, after `single`, which all are measured against."""
+        return list(dict.fromkeys(["single", *self.methods]))
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; the budget as its one limit."""
@@ -67,24 +66,33 @@ class Settings:
 
 
 def compare(
-    task_set: TaskSet, out: Path, settings: Settings, tell: Tell | None = None, command: str = ""
+    task_set: TaskSet,
+    out: Path,
+    settings: Settings,
+    tell: Tell | None = None,
+    *,
+    jobs: int = 1,
+    command: str = "",
 ) -> dict[str, Any]:
-    """Trains, measures and writes the run folder; returns what results.json holds."""
+    """Trains, measures and writes the run folder; returns what results.json holds.
+
+    `jobs` seeds run side by side, each in a process of its own; the results do not depend on it.
+    """
+    check_metrics(task_set)
     _claim(out, task_set, settings)
-    methods = list(dict.fromkeys(["single", *settings.methods]))
-    starts = []
-    for seed in settings.seeds:
-        place, record, pretrained = _started(task_set, out, seed, settings, tell)
-        starts.append((place, record))
-        for name in methods:
-            job = _job(task_set, out, seed, settings, place, pretrained, name, tell)
-            _once(job, name)
+    if jobs > 1 and len(settings.seeds) > 1:
+        run_seeds(task_set, out, settings, tell, jobs)
+    else:
+        with threads(settings.threads):
+            for seed in settings.seeds:
+                run_seed(task_set, out, seed, settings, tell)
     wait()
-    results = assemble(task_set, out, methods, settings.seeds, settings.to_json(), starts, command)
+    results = assemble(task_set, out, settings.all_methods, settings.seeds, settings.to_json())
     if processes().is_main_process:
         from taskgrove.measuring.report import write_report
 
-        _keep_best(out, results, methods, settings)
+        results["command"] = command
+        results["best"] = _keep_best(out, results, settings)
         checkpoint.write_json(out / "results.json", results)
         write_report(results, out / "report.html")
     return results
@@ -115,90 +123,14 @@ def _claim(out: Path, task_set: TaskSet, settings: Settings) -> None:
         ) from None
 
 
-def _started(
-    task_set: TaskSet, out: Path, seed: int, settings: Settings, tell: Tell | None
-) -> tuple[Path, Record, bool]:
-    def progress(what: str, done: float, losses: Mapping[str, float]) -> None:
-        if tell is not None:
-            tell(seed, "start", what, done, losses)
-
-    return start(
-        task_set,
-        out / "work" / f"seed-{seed}" / "start",
-        seed=seed,
-        steps=settings.start_steps,
-        options=settings.options,
-        name=settings.backbone,
-        progress=progress,
-    )
-
-
-def _job(
-    task_set: TaskSet,
-    out: Path,
-    seed: int,
-    settings: Settings,
-    place: Path,
-    pretrained: bool,
-    method: str,
-    tell: Tell | None,
-) -> Job:
-    def progress(what: str, done: float, losses: Mapping[str, float]) -> None:
-        if tell is not None:
-            tell(seed, method, what, done, losses)
-
-    budget = settings.budget.in_passes(settings.options.batch_size)
-    folder = out / "work" / f"seed-{seed}"
-    return Job(task_set, place, budget, settings.options, seed, folder, pretrained, progress)
-
-
-def _once(job: Job, name: str) -> None:
-    """Runs a method and keeps what it found, unless an earlier run did."""
-    kept = job.folder / "outcomes" / name
-    if (kept / "outcome.json").exists():
-        return
-    outcome = METHODS[name].run(job)
-    if job.progress is not None:
-        job.progress("measuring", 1.0, {})
-    found = {split: predict(outcome.model, job.task_set, split) for split in ("validation", "test")}
-    if not processes().is_main_process:
-        return
-    outcome.model.save(kept / "model", {"method": name, "seed": job.seed, "version": __version__})
-    for split, predictions in found.items():
-        arrays = {str(n): np.ascontiguousarray(p) for n, p in enumerate(predictions.values())}
-        save_file(arrays, kept / f"{split}.safetensors")
-    checkpoint.write_json(kept / "outcome.json", _described(job, outcome, found["validation"]))
-
-
-def _described(job: Job, outcome: Outcome, validation: dict[str, np.ndarray]) -> dict[str, Any]:
-    found = scores(job.task_set, "validation", validation)
-    return {
-        "validation": found,
-        "goodness": goodness(job.task_set, found),
-        "passes": outcome.passes,
-        "seconds": outcome.seconds,
-        "trainable_parameters": outcome.trainable_parameters,
-        "stored_parameters": size(outcome.model),
-        "inference_passes": inference_passes(outcome.model, job.task_set),
-        "curves": outcome.curves,
-        "notes": outcome.notes,
-        "scales": outcome.scales,
-        "coefficients": outcome.coefficients,
-    }
-
-
-def _keep_best(
-    out: Path, results: dict[str, Any], methods: Sequence[str], settings: Settings
-) -> None:
+def _keep_best(out: Path, results: dict[str, Any], settings: Settings) -> dict[str, Any]:
     """Copies the model that is best on validation: best method on average, its best seed."""
-    means = {name: float(np.mean(results["methods"][name]["goodness"])) for name in methods}
-    best = max(means, key=lambda name: means[name])
-    place = int(np.argmax(results["methods"][best]["goodness"]))
-    seed = settings.seeds[place]
-    source = out / "work" / f"seed-{seed}" / "outcomes" / best / "model"
+    found = {name: results["methods"][name]["goodness"] for name in settings.all_methods}
+    best = max(found, key=lambda name: float(np.mean(found[name])))
+    seed = settings.seeds[int(np.argmax(found[best]))]
     aside = out / ".model.part"
     shutil.rmtree(aside, ignore_errors=True)
-    shutil.copytree(source, aside)
+    shutil.copytree(folder_of(out, seed) / "outcomes" / best / "model", aside)
     shutil.rmtree(out / "model", ignore_errors=True)
     aside.rename(out / "model")
-    results["best"] = {"method": best, "seed": seed, "folder": "model"}
+    return {"method": best, "seed": seed, "folder": "model"}

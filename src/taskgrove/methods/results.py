@@ -16,11 +16,11 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from taskgrove import __version__
+from taskgrove.errors import TaskgroveError
 from taskgrove.measuring import Exam, Standing, bootstrap, metric_for, verdict
 from taskgrove.sharing.model import MultiTaskModel
 from taskgrove.tasks.task_set import TaskSet
 from taskgrove.training import checkpoint
-from taskgrove.training.fit import Record
 from taskgrove.training.processes import this_device
 
 
@@ -30,14 +30,11 @@ def assemble(
     methods: Sequence[str],
     seeds: Sequence[int],
     settings: Mapping[str, Any],
-    starts: Sequence[tuple[Path, Record]],
-    command: str,
 ) -> dict[str, Any]:
     """Reads every outcome below `out` and measures; trains nothing."""
-    kept = {
-        name: [out / "work" / f"seed-{seed}" / "outcomes" / name for seed in seeds]
-        for name in methods
-    }
+    work = [out / "work" / f"seed-{seed}" for seed in seeds]
+    kept = {name: [folder / "outcomes" / name for folder in work] for name in methods}
+    starts = [checkpoint.read_json(folder / "start" / "outcome.json") for folder in work]
     exams = {name: exam(task_set, name) for name in task_set.tasks}
     answers = {name: [_answers(task_set, f) for f in folders] for name, folders in kept.items()}
     standings = bootstrap(exams, answers)
@@ -48,18 +45,29 @@ def assemble(
     return {
         "format": 1,
         "created": time.strftime("%Y-%m-%d %H:%M:%S"),
-        "command": command,
         "versions": versions(),
         "machine": machine(),
         "config": {"tasks": task_set.name, **settings},
         "tasks": {name: _facts(task_set, name) for name in task_set.tasks},
         "methods": rows,
         "start": {
-            "passes": [record.spent.passes for _, record in starts],
-            "seconds": [record.spent.seconds for _, record in starts],
+            "passes": [start["passes"] for start in starts],
+            "seconds": [start["seconds"] for start in starts],
+            "tasks": {
+                task: {"test": [start["test"][task] for start in starts]} for task in task_set.tasks
+            },
         },
         "notes": list(task_set.notes),
     }
+
+
+def check_metrics(task_set: TaskSet) -> None:
+    """Refuses a metric that is not known or not made for its task, before any training."""
+    for task in task_set.tasks.values():
+        try:
+            metric_for(task.kind, task.metric)
+        except TaskgroveError as error:
+            raise TaskgroveError(f'task "{task.name}": {error}') from None
 
 
 def exam(task_set: TaskSet, name: str) -> Exam:

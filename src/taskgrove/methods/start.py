@@ -33,6 +33,21 @@ from taskgrove.training.processes import processes, wait
 DEFAULTS = {"text": "bag", "image": "cnn", "table": "mlp"}
 
 
+def is_pretrained(task_set: TaskSet, name: str | None = None) -> bool:
+    """Whether the trunk that `new_trunk` makes comes with weights."""
+    return any(part not in BACKBONES for part in _names(task_set, name))
+
+
+def _names(task_set: TaskSet, name: str | None) -> list[str]:
+    named = name or task_set.backbone_name
+    offered = task_set.tables[0].inputs.modalities
+    return (
+        [DEFAULTS[kind] for kind in sorted(offered)]
+        if named is None
+        else [part.strip() for part in named.split("+")]
+    )
+
+
 def new_trunk(task_set: TaskSet, seed: int, name: str | None = None) -> tuple[Backbone, bool]:
     """A backbone that reads what the tasks offer, and whether it comes pre-trained.
 
@@ -40,11 +55,10 @@ def new_trunk(task_set: TaskSet, seed: int, name: str | None = None) -> tuple[Ba
     depend on `seed` alone. Raises TaskgroveError when a kind of input is read by none, or by two.
     """
     offered = task_set.tables[0].inputs.modalities
-    named = name or task_set.backbone_name
-    names = [DEFAULTS[kind] for kind in sorted(offered)] if named is None else named.split("+")
+    names = _names(task_set, name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        members = [_member(task_set, part.strip()) for part in names]
+        members = [_member(task_set, part) for part in names]
         members += [
             _member(task_set, DEFAULTS[kind])
             for kind in sorted(offered - frozenset().union(*(m.reads for m in members)))
@@ -55,7 +69,7 @@ def new_trunk(task_set: TaskSet, seed: int, name: str | None = None) -> tuple[Ba
             f'the backbone "{"+".join(names)}" reads {listed(sorted(trunk.reads))}, but the tasks'
             f" offer {listed(sorted(offered))}: name one backbone for each kind of input"
         )
-    return trunk, any(part.strip() not in BACKBONES for part in names)
+    return trunk, is_pretrained(task_set, name)
 
 
 def _member(task_set: TaskSet, name: str) -> Backbone:

@@ -9,6 +9,7 @@ from taskgrove import __version__
 from taskgrove.errors import TaskgroveError, did_you_mean, listed
 from taskgrove.methods import METHODS
 from taskgrove.methods.method import Job, Progress
+from taskgrove.methods.results import check_metrics
 from taskgrove.methods.start import start
 from taskgrove.tasks.task_set import TaskSet
 from taskgrove.training import checkpoint
@@ -36,6 +37,7 @@ def train(
         raise TaskgroveError(
             f'there is no method "{method}"; there are {listed(METHODS, 20)}.{hint}'
         )
+    check_metrics(task_set)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise TaskgroveError(f"{out} exists and is not an empty folder: give another --out")
     asked = {"method": method, "seed": seed, "budget": {budget.unit: budget.limit},

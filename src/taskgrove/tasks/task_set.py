@@ -40,6 +40,7 @@ class TaskSet:
     mixture: Any = None  # as in the tasks file
     max_length: int | None = None
     labels: dict[str, Labels] = field(default_factory=dict, repr=False)
+    file: TasksFile | None = field(default=None, repr=False)  # from which another process reads
 
     def target(self, task: str) -> np.ndarray:
         """Labels over the table's rows: int64, float32 or, for several labels, uint8 [row class].
@@ -134,7 +135,7 @@ def load_tasks(
         )
         notes += told
     return TaskSet(
-        file.name, tasks, tables, notes, file.backbone, file.mixture, file.max_length, kept
+        file.name, tasks, tables, notes, file.backbone, file.mixture, file.max_length, kept, file
     )
 
 

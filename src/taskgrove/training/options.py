@@ -1,9 +1,9 @@
 """The settings of a training run, a line each; results.json carries the same names."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
-from taskgrove.errors import TaskgroveError
+from taskgrove.errors import TaskgroveError, listed
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
@@ -25,6 +25,10 @@ class Options:
     validation_rows: int = 2000  # most rows a task in one look
 
     def __post_init__(self) -> None:
+        if self.precision not in get_args(Precision):
+            raise TaskgroveError(
+                f'there is no precision "{self.precision}"; there are {listed(get_args(Precision))}'
+            )
         for name in ("batch_size", "accumulate", "evaluations", "validation_rows"):
             if getattr(self, name) < 1:
                 raise TaskgroveError(f"{name} is {getattr(self, name)}: it must be 1 or more")

@@ -1,5 +1,7 @@
 """Devices and processes, carried by accelerate: one CPU process up to many machines."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -35,6 +37,18 @@ def gather(items: list[Any]) -> list[Any]:
     parts: list[Any] = [None] * world
     torch.distributed.all_gather_object(parts, items)
     return [item for part in parts for item in part]
+
+
+@contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """Runs a block on `count` CPU threads; None leaves torch's choice."""
+    before = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def wait() -> None:
