@@ -2,7 +2,7 @@
 torchrun.
 
     child_fit.py TASKS FOLDER KILLS SEED      the same run in peace and under kills, then compared
-    child_fit.py TASKS FOLDER --once NAME     one run with balancer NAME, any number of processes
+    child_fit.py TASKS FOLDER --once a,b      a run for each balancer, any number of processes
 
 Children are forked after the imports, so that a kill costs milliseconds; nothing is computed
 before the fork, so each child is a fresh process to torch.
@@ -85,6 +85,7 @@ def kill_often(tasks: Path, folder: Path, count: int, seed: int) -> None:
 if __name__ == "__main__":
     tasks, folder, third, fourth = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4]
     if third == "--once":
-        run(tasks, folder, fourth, steps=12)
+        for balancer in fourth.split(","):
+            run(tasks, folder / balancer, balancer, steps=12)
     else:
         kill_often(tasks, folder, int(third), int(fourth))

@@ -1,5 +1,6 @@
 """The training loop: exact resume after kills, processes that add up, budgets, divergence."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,10 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from taskgrove.balancing import BALANCERS
 from taskgrove.errors import TaskgroveError
 from taskgrove.methods.start import new_model
 from taskgrove.tasks.task_set import load_tasks
 from taskgrove.training.budget import Budget
+from taskgrove.training.checkpoint import read_json
 from taskgrove.training.fit import fit
 from taskgrove.training.options import Options
 
@@ -141,27 +144,39 @@ def test_an_absent_task_does_not_move(task_set, tmp_path):
     )
 
 
-def run_child(tasks, folder, *more, processes=1):
-    """A run in a process of its own, or in several under torchrun."""
-    command = [sys.executable, str(HERE / "child_fit.py"), str(tasks), str(folder), *more]
+def child(tasks, folder, *more, processes=1):
+    """`child_fit.py` in a process of its own, or in several under torchrun; what it printed."""
+    command = [str(HERE / "child_fit.py"), str(tasks), str(folder), *more]
     if processes > 1:
         launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-        command = [sys.executable, *launch, *command[1:]]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def kills(tasks, tmp_path, count, seed):
-    """Runs once in peace and once with `count` kills at random moments; compares the weights."""
-    child = run_child(tasks, tmp_path, str(count), str(seed))
-    out, err = child.communicate(timeout=500)
-    assert child.returncode == 0, err[-3000:]
-    return out
+        command = [*launch, *command]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [sys.executable, *command], capture_output=True, text=True, timeout=500, env=environment
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
 
 
 def test_a_run_killed_three_times_ends_with_the_same_weights(small_tasks, tmp_path):
-    assert "same weights after 3 kills" in kills(small_tasks, tmp_path, 3, 0)
+    assert "same weights after 3 kills" in child(small_tasks, tmp_path, "3", "0")
 
 
 @pytest.mark.slow
 def test_a_run_killed_twenty_times_ends_with_the_same_weights(small_tasks, tmp_path):
-    assert "same weights after 20 kills" in kills(small_tasks, tmp_path, 20, 1)
+    assert "same weights after 20 kills" in child(small_tasks, tmp_path, "20", "1")
+
+
+def test_two_processes_give_the_result_of_one_on_the_joined_batch(small_tasks, tmp_path):
+    names = list(BALANCERS)
+    child(small_tasks, tmp_path / "one", "--once", ",".join(names))
+    child(small_tasks, tmp_path / "two", "--once", ",".join(names), processes=2)
+    for name in names:
+        one, two = (load_file(tmp_path / n / name / "best.safetensors") for n in ("one", "two"))
+        facts = [read_json(tmp_path / n / name / "fit.json") for n in ("one", "two")]
+        assert facts[0]["spent"]["passes"] == facts[1]["spent"]["passes"]
+        for tensor, value in one.items():
+            assert torch.allclose(value, two[tensor], atol=2e-4), (name, tensor)
+        start = new_model(load_tasks(small_tasks), 0)[0].state_dict()
+        moved = max(float((one[tensor] - start[tensor]).abs().max()) for tensor in one)
+        assert moved > 5e-3, name

@@ -13,6 +13,8 @@ from taskgrove.cli.systems import systems
 from taskgrove.cli.train import train
 from taskgrove.errors import TaskgroveError
 
+STOPPED = 130  # typer's exit code after Ctrl-C
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -44,6 +46,7 @@ def main() -> None:
     except TaskgroveError as error:
         print(f"taskgrove: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("taskgrove: stopped; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == STOPPED:
+            print("taskgrove: stopped; the same command goes on from here", file=sys.stderr)
+        raise

@@ -1,5 +1,6 @@
 """taskgrove compare: the main job."""
 
+import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -9,6 +10,7 @@ from typing import Annotated
 import typer
 
 from taskgrove.cli import options as o
+from taskgrove.errors import TaskgroveError, listed
 
 
 def compare(
@@ -69,6 +71,8 @@ def compare(
     named = (
         list(METHODS) if methods is None else [m.strip() for m in methods.split(",") if m.strip()]
     )
+    if not named:
+        raise TaskgroveError(f"--methods names no method; there are {listed(METHODS, 20)}")
     limit = o.budget(steps, examples, seconds, passes)
     chosen = Options(
         batch_size=batch_size,
@@ -86,10 +90,11 @@ def compare(
         backbone=backbone,
     )
     loaded = o.task_set(tasks)
+    o.check_start(loaded, backbone, seed, start_steps)
     jobs, threads = o.side_by_side(loaded, backbone, seeds, jobs, threads)
     settings = replace(first, threads=threads)
     folder = out or Path("runs") / loaded.name
-    command = " ".join(["taskgrove", *sys.argv[1:]])
+    command = shlex.join(["taskgrove", *sys.argv[1:]])
     with o.bar() as bar:
 
         def tell(
@@ -103,7 +108,7 @@ def compare(
         console = Console()
         console.print(results_table(results))
         for line in verdict_lines(results):
-            console.print(line, highlight=False)
+            console.print(line, highlight=False, markup=False)
         best = results["best"]
-        console.print(f"\nreport   {folder / 'report.html'}", highlight=False)
-        console.print(f"model    {folder / 'model'} ({best['method']}, seed {best['seed']})")
+        print(f"\nreport   {folder / 'report.html'}")
+        print(f"model    {folder / 'model'} ({best['method']}, seed {best['seed']})")

@@ -1,17 +1,20 @@
 """Options that several commands share, and the settings that they make."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from taskgrove.errors import TaskgroveError
+from taskgrove.errors import TaskgroveError, did_you_mean, listed
 
 if TYPE_CHECKING:
     from taskgrove.cli.progress import Bar
     from taskgrove.tasks.task_set import TaskSet
     from taskgrove.training.budget import Budget
+
+LARGEST_SEED = 2**31
 
 Tasks = Annotated[
     str,
@@ -91,9 +94,38 @@ def task_set(tasks: str) -> "TaskSet":
     from taskgrove.suites import SUITES, locate
     from taskgrove.tasks.task_set import load_tasks
 
-    place = locate(tasks) if tasks in SUITES and not Path(tasks).is_file() else Path(tasks)
+    place = Path(tasks)
+    if tasks in SUITES and not place.is_file():
+        place = locate(tasks)
+    elif not place.exists() or place.is_dir():
+        raise _no_tasks(place, SUITES)
     with Console(stderr=True).status(f"reading {tasks}"):
         return load_tasks(place)
+
+
+def _no_tasks(place: Path, suites: Iterable[str]) -> TaskgroveError:
+    """The sentence for a tasks file that is not there, with the nearest that is."""
+    wanted = place / "tasks.yaml" if place.is_dir() else place
+    near = [str(path) for path in wanted.parent.glob("*.y*ml")]
+    what = "is a folder" if place.is_dir() else "does not exist"
+    hint = did_you_mean(str(wanted), [*near, *suites])
+    return TaskgroveError(
+        f"--tasks {place} {what}: give a tasks.yaml (`taskgrove init FILE` writes one) or a suite"
+        f" ({listed(suites)}).{hint}"
+    )
+
+
+def check_start(
+    loaded: "TaskSet", backbone: str | None, seed: int, start_steps: int | None
+) -> None:
+    """Refuses what no run can set out from, before anything is written."""
+    from taskgrove.methods.start import new_trunk
+
+    if not 0 <= seed < LARGEST_SEED:
+        raise TaskgroveError(f"--seed is {seed}: it must be 0 or more, and below {LARGEST_SEED}")
+    if start_steps is not None and start_steps < 0:
+        raise TaskgroveError(f"--start-steps is {start_steps}: it must be 0 or more")
+    new_trunk(loaded, seed, backbone)
 
 
 def side_by_side(

@@ -12,7 +12,12 @@ def predict(
     ],
     rows: Annotated[Path, typer.Argument(help="CSV, Parquet or JSONL rows, or an image folder.")],
     task: Annotated[
-        str | None, typer.Option("--task", "-t", help="The task; needed where there are several.")
+        str | None, typer.Option(
+            "--task",
+            "-t",
+            help="The task; needed where there are several.",
+            show_default=False,
+        )
     ] = None,
     out: Annotated[
         Path | None,
@@ -24,10 +29,12 @@ def predict(
 ) -> None:
     """Writes a prediction for each row, with its probabilities.
 
-    - `taskgrove predict runs/tasks/model reviews.csv --task topic --out topics.csv`
+    - `taskgrove predict runs/reviews/model reviews.csv --task topic --out topics.csv`
+    - `taskgrove predict model photos/ --task animal`
 
-    Columns: `prediction`, then for classes and labels one probability a class (`p(NAME)`).
-    The rows need the input columns that the model was trained on, and no labels.
+    Columns: `prediction`, then for classes and labels one probability a class (`p(NAME)`); for a
+    folder of images `file` first. The rows need the input columns that the model was trained on,
+    and no labels.
     """
     from taskgrove.methods.predict import predict_file
 

@@ -19,7 +19,7 @@ class Bar:
             BarColumn(bar_width=16),
             TextColumn("{task.percentage:>3.0f} %"),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[losses]}"),
+            TextColumn("{task.fields[losses]}", markup=False),  # names of tasks are the user's
             console=self.console,
             disable=not self.console.is_terminal,
         )

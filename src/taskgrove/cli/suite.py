@@ -10,9 +10,9 @@ def suite(
 ) -> None:
     """Makes a suite ready on this machine and prints its tasks file.
 
-    - `taskgrove suite pictures`  ships inside the package - `taskgrove suite yeast`     14 labels
-    of one table; needs `pip install "taskgrove[yeast]"` - `taskgrove suite debtags`   one text,
-    seven label sets; built from Debian's package index by apt
+    - `taskgrove suite pictures`: ships inside the package
+    - `taskgrove suite yeast`: 14 labels of one table; needs `pip install "taskgrove[yeast]"`
+    - `taskgrove suite debtags`: one text, seven label sets; from Debian's package index, by apt
     """
     from rich.console import Console
 

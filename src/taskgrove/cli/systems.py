@@ -2,26 +2,37 @@
 
 
 def systems() -> None:
-    """Lists methods, balancers, mixtures, backbones and suites, each with a sentence.
+    """Lists methods, backbones and suites, each with a sentence.
 
-    Method names go to `taskgrove compare --methods a,b` and `taskgrove train NAME`.
+    - `taskgrove systems`
+
+    The names go to `taskgrove compare --methods a,b --backbone c --tasks d` and to `taskgrove
+    train a`.
     """
     from rich.console import Console
     from rich.table import Table
 
+    from taskgrove.backbones import BACKBONES, minilm
     from taskgrove.methods import METHODS
     from taskgrove.suites import SUITES
 
-    table = Table(box=None, pad_edge=False, title_justify="left", title="methods")
-    table.add_column("name", style="bold")
-    table.add_column("what it does")
-    for name, method in METHODS.items():
-        table.add_row(name, method.about)
-    suites = Table(box=None, pad_edge=False, title_justify="left", title="\nsuites")
-    suites.add_column("name", style="bold")
-    suites.add_column("what it holds")
-    for name, suite in SUITES.items():
-        suites.add_row(name, suite.description)
+    backbones = {**BACKBONES, "minilm": minilm}
+    lists = {
+        "methods": {name: method.about for name, method in METHODS.items()},
+        "backbones": {name: _title(made) for name, made in backbones.items()},
+        "suites": {name: suite.description for name, suite in SUITES.items()},
+    }
     console = Console()
-    console.print(table)
-    console.print(suites)
+    for title, rows in lists.items():
+        table = Table("name", "what it is", box=None, pad_edge=False, title=title)
+        table.title_justify = "left"
+        for name, sentence in rows.items():
+            table.add_row(name, sentence)
+        console.print(table, "")
+
+
+def _title(made: object) -> str:
+    """The first line of the page that a thing is described on."""
+    from sys import modules
+
+    return (modules[made.__module__].__doc__ or "").splitlines()[0]

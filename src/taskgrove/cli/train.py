@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from taskgrove.cli import options as o
+from taskgrove.errors import TaskgroveError
 
 
 def train(
@@ -37,8 +38,6 @@ def train(
     run that was stopped goes on with the same command (its work lies beside the folder until
     done).
     """
-    from rich.console import Console
-
     from taskgrove.methods.train import train as run
     from taskgrove.training.options import Options
     from taskgrove.training.processes import processes
@@ -53,6 +52,9 @@ def train(
     )
     limit = o.budget(steps, examples, seconds, passes)
     loaded = o.task_set(tasks)
+    o.check_start(loaded, backbone, seed, start_steps)
+    if not out.name:
+        raise TaskgroveError(f"--out is {out}, this folder itself: name a new one, such as model")
     with o.bar() as bar:
 
         def tell(what: str, done: float, losses: Mapping[str, float]) -> None:
@@ -61,9 +63,6 @@ def train(
         with in_threads(o.side_by_side(loaded, backbone, 1, 1, threads)[1]):
             found = run(method, loaded, out, limit, chosen, seed, start_steps, backbone, tell)
     if processes().is_main_process:
-        console = Console()
         for task, score in found.items():
-            console.print(
-                f"{task}: {loaded.tasks[task].metric} {score:.3f} on test", highlight=False
-            )
-        console.print(f"model    {out}", highlight=False)
+            print(f"{task}: {loaded.tasks[task].metric} {score:.3f} on test")
+        print(f"model    {out}")

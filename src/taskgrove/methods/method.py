@@ -9,9 +9,10 @@ from typing import Any
 from taskgrove.sharing.model import MultiTaskModel, load
 from taskgrove.tasks.task_set import TaskSet
 from taskgrove.training.budget import Budget
-from taskgrove.training.fit import Record, fit
+from taskgrove.training.fit import fit
 from taskgrove.training.mixtures import rates_of
 from taskgrove.training.options import Options
+from taskgrove.training.run import Record
 
 Progress = Callable[[str, float, Mapping[str, float]], None]  # (what, share done, losses by task)
 

@@ -20,8 +20,8 @@ from taskgrove.sharing.model import load
 from taskgrove.tasks.task_set import TaskSet
 from taskgrove.training import checkpoint
 from taskgrove.training.evaluate import goodness, predict, scores
-from taskgrove.training.fit import Record
 from taskgrove.training.processes import processes
+from taskgrove.training.run import Record
 
 if TYPE_CHECKING:
     from taskgrove.methods.compare import Settings

@@ -8,7 +8,7 @@ import copy
 
 from taskgrove.methods.method import Job, Outcome, curves, size
 from taskgrove.sharing.model import MultiTaskModel
-from taskgrove.training.fit import Record
+from taskgrove.training.run import Record
 
 
 def fine_tunes(job: Job) -> dict[str, tuple[MultiTaskModel, Record]]:

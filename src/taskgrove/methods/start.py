@@ -26,9 +26,10 @@ from taskgrove.sharing.model import MultiTaskModel
 from taskgrove.tasks.task_set import TRAIN, TaskSet
 from taskgrove.training.batch import joined
 from taskgrove.training.budget import Budget
-from taskgrove.training.fit import Record, fit
+from taskgrove.training.fit import fit
 from taskgrove.training.options import Options
 from taskgrove.training.processes import processes, wait
+from taskgrove.training.run import Record
 
 DEFAULTS = {"text": "bag", "image": "cnn", "table": "mlp"}
 

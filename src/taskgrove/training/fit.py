@@ -13,14 +13,12 @@ balancing/weighting); nothing grows with the number of tasks but their heads.
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from taskgrove.balancing import BALANCERS, Balancer
-from taskgrove.mixing import Mixture
 from taskgrove.sharing.model import MultiTaskModel
 from taskgrove.tasks.task_set import TaskSet
 from taskgrove.training import checkpoint
@@ -29,48 +27,16 @@ from taskgrove.training.budget import Budget, Spent
 from taskgrove.training.evaluate import goodness, predict, scores
 from taskgrove.training.learning_rate import warmup_cosine
 from taskgrove.training.mixtures import drawn, rates_of, training_mixture
-from taskgrove.training.optimiser import adamw, optimiser_tensors, restore_optimiser, set_rate
+from taskgrove.training.optimiser import adamw, groups_of, set_rate
 from taskgrove.training.options import Options
 from taskgrove.training.processes import processes, this_device, wait
+from taskgrove.training.run import Record, Run, finish, resumed, save
 from taskgrove.training.scalars import Scalars
 from taskgrove.training.step import Stepper, diverged, passes, take_step
 
 DIVERGED = 1e6  # times a task's first loss
 SAVE_EVERY = 120.0  # seconds between checkpoints where looks are far apart
 Progress = Callable[[float, Mapping[str, float]], None]  # (share of the budget, losses by task)
-
-
-@dataclass
-class Record:
-    """What a run knows of itself; the JSON side of its checkpoint."""
-
-    spent: Spent = field(default_factory=Spent)
-    best: float = -math.inf
-    looks_without_gain: int = 0
-    history: list[dict[str, Any]] = field(default_factory=list)
-    sums: dict[str, list[float]] = field(default_factory=dict)  # loss sum and steps since a look
-    first: dict[str, float] = field(default_factory=dict)
-
-    def facts(self) -> dict[str, Any]:
-        """As JSON."""
-        return {**vars(self), "spent": vars(self.spent)}
-
-    @staticmethod
-    def of(facts: Mapping[str, Any]) -> "Record":
-        """From JSON."""
-        return Record(**{**facts, "spent": Spent(**facts["spent"])})
-
-
-@dataclass(frozen=True)
-class Run:
-    """The moving parts of one run."""
-
-    stepper: Stepper
-    mixture: Mixture
-    record: Record
-    budget: Budget
-    folder: Path
-    seed: int
 
 
 def fit(
@@ -101,10 +67,10 @@ def fit(
         stepper = _stepper(model, task_set, options, BALANCERS[balancer], seed, pretrained)
         shares = rates_of(task_set) if rates is None else rates
         mixture = training_mixture(task_set, stepper.feed, seed, shares)
-        run = _resumed(Run(stepper, mixture, Record(), budget, folder, seed))
+        run = resumed(Run(stepper, mixture, Record(), budget, folder, seed))
         with torch.random.fork_rng(devices=[]):
             _train(run, task_set, progress)
-        _finish(run)
+        finish(run)
     wait()
     weights, _ = checkpoint.read(best)
     model.load_state_dict(weights)
@@ -128,14 +94,15 @@ def _stepper(
     scaler = torch.amp.GradScaler(  # pyright: ignore[reportPrivateImportUsage]
         device.type, enabled=options.precision == "fp16"
     )
-    return Stepper(model, feed(task_set, names), balancer, optimiser, scaler, options)
+    source, places = feed(task_set, names), groups_of(optimiser)
+    return Stepper(model, source, balancer, optimiser, places, scaler, options)
 
 
 def _train(run: Run, task_set: TaskSet, progress: Progress | None) -> None:
     spent, options = run.record.spent, run.stepper.options
     scalars = Scalars(run.folder, run.record.history) if processes().is_main_process else None
     if spent.steps == 0:
-        _save(run)
+        save(run)
     saved = time.monotonic()
     while (used := spent.fraction(run.budget)) < 1:
         started = time.monotonic()
@@ -148,12 +115,12 @@ def _train(run: Run, task_set: TaskSet, progress: Progress | None) -> None:
             look = _look(run, task_set)
             if scalars is not None:
                 scalars.add(look)
-            _save(run)
+            save(run)
             saved = time.monotonic()
             if options.patience is not None and run.record.looks_without_gain >= options.patience:
                 break
         elif time.monotonic() - saved > SAVE_EVERY:
-            _save(run)
+            save(run)
             saved = time.monotonic()
     if scalars is not None:
         scalars.close()
@@ -212,44 +179,3 @@ def _look(run: Run, task_set: TaskSet) -> dict[str, Any]:
             "seconds": spent.seconds, "loss": losses, "validation": found}  # fmt: skip
     record.history.append(look)
     return look
-
-
-def _save(run: Run) -> None:
-    if not processes().is_main_process:
-        return
-    stepper = run.stepper
-    tensors = {f"model/{k}": v for k, v in stepper.model.state_dict().items()}
-    tensors |= {f"optimiser/{k}": v for k, v in optimiser_tensors(stepper.optimiser).items()}
-    for module in stepper.balancer.modules():
-        tensors |= {f"weighting/{k}": v for k, v in module.state_dict().items()}
-    mixture = run.mixture.state()
-    tensors |= {f"mixture/{k}": torch.from_numpy(v.copy()) for k, v in mixture.items()}
-    facts = {"record": run.record.facts(), "scaler": stepper.scaler.state_dict()}
-    checkpoint.write(run.folder / "last.safetensors", tensors, facts)
-
-
-def _resumed(run: Run) -> Run:
-    """The run as its checkpoint left it; itself where there is none."""
-    path = run.folder / "last.safetensors"
-    if not path.exists():
-        return run
-    tensors, facts = checkpoint.read(path)
-
-    def part(name: str) -> dict[str, torch.Tensor]:
-        return {k.split("/", 1)[1]: v for k, v in tensors.items() if k.startswith(f"{name}/")}
-
-    stepper = run.stepper
-    stepper.model.load_state_dict(part("model"))
-    restore_optimiser(stepper.optimiser, part("optimiser"))
-    for module in stepper.balancer.modules():
-        module.load_state_dict(part("weighting"))
-    run.mixture.load({k: v.numpy() for k, v in part("mixture").items()})
-    stepper.scaler.load_state_dict(facts["scaler"])
-    return Run(stepper, run.mixture, Record.of(facts["record"]), run.budget, run.folder, run.seed)
-
-
-def _finish(run: Run) -> None:
-    """Marks the run as done, then drops the checkpoint that nobody needs any more."""
-    if processes().is_main_process:
-        checkpoint.write_json(run.folder / "fit.json", run.record.facts())
-        (run.folder / "last.safetensors").unlink(missing_ok=True)

@@ -5,7 +5,8 @@ vectors (biases, norms) and on what a weighting learns. A parameter without a gr
 move.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +59,30 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Te
     optimiser.load_state_dict({"state": state, "param_groups": groups})
 
 
-def clip(optimiser: torch.optim.Optimizer, largest: float) -> Tensor:
-    """Scales all gradients so that their joint norm is at most `largest`; returns the norm."""
-    parameters = [p for group in optimiser.param_groups for p in group["params"]]
-    return nn.utils.clip_grad_norm_([p for p in parameters if p.grad is not None], largest)
+def groups_of(optimiser: torch.optim.Optimizer) -> dict[nn.Parameter, int]:
+    """The place of each parameter's group."""
+    groups = enumerate(optimiser.param_groups)
+    return {parameter: place for place, group in groups for parameter in group["params"]}
+
+
+@contextmanager
+def only(
+    optimiser: torch.optim.Optimizer,
+    parameters: Sequence[nn.Parameter],
+    places: Mapping[nn.Parameter, int],
+) -> Iterator[None]:
+    """Within the block the optimiser knows these parameters alone; `places`: see `groups_of`.
+
+    A step then costs nothing for the heads of absent tasks, of which there may be thousands.
+    """
+    groups = optimiser.param_groups
+    whole = [group["params"] for group in groups]
+    try:
+        for group in groups:
+            group["params"] = []
+        for parameter in parameters:
+            groups[places[parameter]]["params"].append(parameter)
+        yield
+    finally:
+        for group, full in zip(groups, whole, strict=True):
+            group["params"] = full

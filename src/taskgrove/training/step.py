@@ -4,12 +4,13 @@ The joined batch of all processes is what counts: losses are sums over a part's 
 joined batch's count of the task, so that parts (accumulation) and processes add up to it.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from taskgrove.balancing import Balancer, balance
 from taskgrove.errors import TaskgroveError
@@ -17,7 +18,7 @@ from taskgrove.objectives.supervised import LOSSES
 from taskgrove.sharing.model import MultiTaskModel
 from taskgrove.training.batch import Feed
 from taskgrove.training.budget import BACKWARD, FORWARD
-from taskgrove.training.optimiser import clip
+from taskgrove.training.optimiser import only
 from taskgrove.training.options import Options
 from taskgrove.training.processes import all_reduce, number_type, processes, this_device
 
@@ -30,6 +31,7 @@ class Stepper:
     feed: Feed
     balancer: Balancer
     optimiser: torch.optim.Optimizer
+    places: dict[nn.Parameter, int]  # of each parameter's group in the optimiser
     scaler: torch.amp.GradScaler  # pyright: ignore[reportPrivateImportUsage]
     options: Options
 
@@ -44,30 +46,44 @@ def take_step(
     counts = {task: len(places) for task, places in stepper.feed.labels(tables, rows)}
     names, device = list(counts), this_device()
     number = torch.tensor([stepper.model.number[name] for name in names], device=device)
-    share = torch.tensor([counts[n] for n in names], dtype=torch.float32, device=device)
+    labels = [counts[name] * stepper.model.tasks[name].weight for name in names]
+    share = torch.tensor(labels, dtype=torch.float32, device=device)
     share /= share.sum()
-    stepper.optimiser.zero_grad(set_to_none=True)
+    shared = [p for p in stepper.model.trunks.parameters() if p.requires_grad]
+    own = [list(stepper.model.head(name).parameters()) for name in names]
     weights, losses = balance(
         stepper.balancer,
         _parts(stepper, tables, rows, counts),
         share,
         number,
         step,
-        shared=[p for p in stepper.model.trunks.parameters() if p.requires_grad],
-        own=[list(stepper.model.head(name).parameters()) for name in names],
+        shared=shared,
+        own=own,
         scale=stepper.scaler.scale,
         all_reduce=all_reduce if processes().num_processes > 1 else None,
     )
     found = dict(zip(names, losses.tolist(), strict=True))
     _refuse_infinite(found, step)
-    stepper.scaler.unscale_(stepper.optimiser)
-    norm = clip(stepper.optimiser, stepper.options.clip)
-    if not stepper.scaler.is_enabled() and not torch.isfinite(norm):
-        worst = max(found, key=lambda name: found[name])
-        raise diverged(worst, step, f"the gradient's norm is {norm.item()}")
-    stepper.scaler.step(stepper.optimiser)
-    stepper.scaler.update()
+    learned = [p for module in stepper.balancer.modules() for p in module.parameters()]
+    _move(stepper, [*shared, *chain(*own), *learned], found, step)
     return found, dict(zip(names, weights.tolist(), strict=True))
+
+
+def _move(
+    stepper: Stepper, parameters: Sequence[nn.Parameter], losses: Mapping[str, float], step: int
+) -> None:
+    """Clips the gradients, takes AdamW's step and drops the gradients."""
+    scaler, optimiser = stepper.scaler, stepper.optimiser
+    with only(optimiser, parameters, stepper.places):
+        scaler.unscale_(optimiser)
+        norm = nn.utils.clip_grad_norm_(parameters, stepper.options.clip)
+        if not scaler.is_enabled() and not torch.isfinite(norm):
+            worst = max(losses, key=lambda name: losses[name])
+            raise diverged(worst, step, f"the gradient's norm is {norm.item()}")
+        scaler.step(optimiser)
+        scaler.update()
+    for parameter in parameters:
+        parameter.grad = None
 
 
 def passes(stepper: Stepper, tables: np.ndarray, rows: np.ndarray) -> float:
