@@ -15,7 +15,7 @@ the whole batch's count, so parts and processes add up to the one joined batch.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -39,6 +39,7 @@ class Statistic:
     gramian: Float[Tensor, "task task"] | None = None
 
 
+@runtime_checkable
 class Weighting(Protocol):
     """(statistic) -> w [task], and a penalty that a learned weighting adds to sum_t w_t L_t."""
 

@@ -1,6 +1,7 @@
 """The command line: one file a command; heavy imports wait until a command runs."""
 
 import sys
+from io import TextIOWrapper
 
 import typer
 
@@ -41,6 +42,9 @@ def root(
 
 def main() -> None:
     """Runs the command; a user's mistake is one sentence and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a code page that lacks the tables' stars
     try:
         app()
     except TaskgroveError as error:

@@ -12,12 +12,13 @@ def predict(
     ],
     rows: Annotated[Path, typer.Argument(help="CSV, Parquet or JSONL rows, or an image folder.")],
     task: Annotated[
-        str | None, typer.Option(
+        str | None,
+        typer.Option(
             "--task",
             "-t",
             help="The task; needed where there are several.",
             show_default=False,
-        )
+        ),
     ] = None,
     out: Annotated[
         Path | None,

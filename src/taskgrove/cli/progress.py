@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-MOST_TASKS = 6
+BESIDE = 66  # characters of a row's other columns
 
 
 class Bar:
@@ -40,13 +40,23 @@ class Bar:
             self.rows[row] = self.bar.add_task(what, total=1.0, row=row, losses=""), what
             if not self.console.is_terminal:
                 self.console.print(f"  {row} · {what}", highlight=False)
-        self.bar.update(self.rows[row][0], completed=done, losses=_line(losses))
+        line = losses_line(losses, self.console.width - BESIDE)
+        self.bar.update(self.rows[row][0], completed=done, losses=line)
 
 
-def _line(losses: Mapping[str, float]) -> str:
-    """`digits 0.12  noto 1.40`, or mean and worst where there are many."""
-    if len(losses) > MOST_TASKS:
-        worst = max(losses, key=lambda task: losses[task])
-        mean = sum(losses.values()) / len(losses)
-        return f"loss {mean:.3f}, worst {worst} {losses[worst]:.3f}"
-    return "  ".join(f"{task} {loss:.2f}" for task, loss in losses.items())
+def losses_line(losses: Mapping[str, float], room: int) -> str:
+    """Every task's loss; where they are more than `room` characters mean and worst, or the mean.
+
+    >>> losses = {"digits": 0.12, "noto": 1.4}
+    >>> [losses_line(losses, room) for room in (40, 22, 12)]
+    ['digits 0.12  noto 1.40', 'digits 0.12  noto 1.40', 'loss 0.760']
+    """
+    if not losses:
+        return ""
+    worst = max(losses, key=lambda task: losses[task])
+    mean = f"loss {sum(losses.values()) / len(losses):.3f}"
+    lines = (
+        "  ".join(f"{task} {loss:.2f}" for task, loss in losses.items()),
+        f"{mean}, worst {worst} {losses[worst]:.3f}",
+    )
+    return next((line for line in lines if len(line) <= room), mean)

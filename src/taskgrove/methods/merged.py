@@ -94,7 +94,8 @@ def _best(
     grid: Sequence[float],
 ) -> tuple[Weights, dict[str, float], float]:
     """The weights at the scale with the best mean validation score; the first of equals."""
-    most = job.options.validation_rows
+    passes = job.budget.passes_of(job.options.batch_size)
+    most = job.options.look_rows(passes, len(model.tasks))
     model.to(this_device())
     found = {}
     for scale in grid:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 # (seed, method, what, share done, losses by task)
 Tell = Callable[[int, str, str, float, Mapping[str, float]], None]
+MOST_VALIDATION = 2000  # rows a task by which the best model is chosen
 
 
 def folder_of(out: Path, seed: int) -> Path:
@@ -82,7 +83,11 @@ def _once(job: Job, name: str) -> None:
     outcome = METHODS[name].run(job)
     if job.progress is not None:
         job.progress("measuring", 1.0, {})
-    found = {split: predict(outcome.model, job.task_set, split) for split in ("validation", "test")}
+    most = {"validation": MOST_VALIDATION, "test": None}
+    found = {
+        split: predict(outcome.model, job.task_set, split, most_rows=rows)
+        for split, rows in most.items()
+    }
     if not processes().is_main_process:
         return
     outcome.model.save(kept / "model", {"method": name, "seed": job.seed, "version": __version__})
@@ -93,7 +98,7 @@ def _once(job: Job, name: str) -> None:
 
 
 def _described(job: Job, outcome: Outcome, validation: dict[str, np.ndarray]) -> dict[str, Any]:
-    found = scores(job.task_set, "validation", validation)
+    found = scores(job.task_set, "validation", validation, MOST_VALIDATION)
     return {
         "validation": found,
         "goodness": goodness(job.task_set, found),

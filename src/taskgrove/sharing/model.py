@@ -9,9 +9,9 @@ rows of `Route.of(task)` in their order.
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -26,7 +26,8 @@ from taskgrove.tasks.heads import head
 from taskgrove.tasks.inputs import Inputs
 from taskgrove.tasks.task import Task
 
-FORMAT = 1
+FORMAT, CARD = 1, "taskgrove.json"
+MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError)  # JSON of another shape
 
 
 class MultiTaskModel(nn.Module):
@@ -96,12 +97,15 @@ class MultiTaskModel(nn.Module):
         """Writes the model folder: `taskgrove.json`, `heads.safetensors`, `backbone*/`.
 
         Written aside and renamed; a trunk from transformers opens there with `AutoModel`.
-        `facts` (JSON) travel along: method, seed, scores, versions.
+        `facts` (JSON) travel along: method, seed, scores, versions. An earlier model folder is
+        replaced; any other folder that holds something is refused.
         """
-        folder = Path(folder)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-        aside.chmod(0o755)
+        folder = Path(folder).resolve()
+        if folder.exists() and not _replaceable(folder):
+            raise TaskgroveError(f"{folder} is there and is no model folder: name another")
+        aside = folder.with_name(f".{folder.name}.part")
+        shutil.rmtree(aside, ignore_errors=True)  # a killed run's
+        aside.mkdir(parents=True)
         for trunk, name in zip(self.trunks, _trunk_names(len(self.trunks)), strict=True):
             save_backbone(trunk, aside / name)  # pyright: ignore[reportArgumentType]
         heads = {k: v.detach().cpu().contiguous() for k, v in self.heads.state_dict().items()}
@@ -113,36 +117,48 @@ class MultiTaskModel(nn.Module):
             "inputs": {task: spec.to_json() for task, spec in self.inputs.items()},
             "facts": dict(facts or {}),
         }
-        (aside / "taskgrove.json").write_text(json.dumps(described, indent=1), "utf-8")
+        (aside / CARD).write_text(json.dumps(described, indent=1), "utf-8")
         if folder.exists():
             shutil.rmtree(folder)
         os.replace(aside, folder)
 
 
 def load(folder: str | Path) -> MultiTaskModel:
-    """The model that `MultiTaskModel.save` wrote, in evaluation mode on the CPU."""
+    """The model that `MultiTaskModel.save` wrote, in evaluation mode on the CPU.
+
+    The global random generator is left as it was.
+    """
     folder = Path(folder)
     described = _described(folder)
-    tasks = [Task.from_json(task) for task in described["tasks"]]
-    trunk_of = described["trunk_of"]
-    names = _trunk_names(1 + max(trunk_of.values()))
-    trunks = [load_backbone(folder / name) for name in names]
-    inputs = {task: Inputs.from_json(spec) for task, spec in described["inputs"].items()}
-    model = MultiTaskModel(tasks, trunks, trunk_of, inputs)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            model = _built(folder, described)
+    except MALFORMED as error:
+        raise TaskgroveError(
+            f"a JSON file of the model folder {folder} is damaged"
+            f" ({type(error).__name__}: {error}); copy or train it again"
+        ) from None
     path = folder / "heads.safetensors"
     try:
         model.heads.load_state_dict(load_file(path))
     except (SafetensorError, OSError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[-1].strip()
         raise TaskgroveError(
             f"{path} is not a whole heads file ({reason}); copy or train the model folder again"
         ) from None
     return model.eval()
 
 
-def facts(folder: str | Path) -> dict[str, object]:
-    """The facts saved beside a model."""
-    return _described(Path(folder))["facts"]
+def _built(folder: Path, described: Mapping[str, Any]) -> MultiTaskModel:
+    """The model of a folder, its heads still random."""
+    tasks = [Task.from_json(task) for task in described["tasks"]]
+    trunk_of = described["trunk_of"]
+    used = sorted(set(trunk_of.values()))
+    if used != list(range(len(used))) or not used:
+        raise ValueError(f"trunk_of numbers the trunks {used}")
+    inputs = {task.name: Inputs.from_json(described["inputs"][task.name]) for task in tasks}
+    trunks = [load_backbone(folder / name) for name in _trunk_names(len(used))]
+    return MultiTaskModel(tasks, trunks, trunk_of, inputs)
 
 
 def known_task(model: MultiTaskModel, name: str | None) -> Task:
@@ -150,9 +166,9 @@ def known_task(model: MultiTaskModel, name: str | None) -> Task:
     if name is None and len(model.tasks) == 1:
         return next(iter(model.tasks.values()))
     if name is None or name not in model.tasks:
-        got = "no task was named" if name is None else f'there is no task "{name}" in this model'
+        got = "no task was named" if name is None else f'there is no task "{name}"'
         hint = did_you_mean(name or "", model.tasks)
-        raise TaskgroveError(f"{got}; it has {listed(model.tasks)}.{hint}")
+        raise TaskgroveError(f"{got}; the model has {listed(model.tasks)}.{hint}")
     return model.tasks[name]
 
 
@@ -160,16 +176,24 @@ def _trunk_names(count: int) -> list[str]:
     return ["backbone"] if count == 1 else [f"backbone-{n}" for n in range(count)]
 
 
-def _described(folder: Path) -> dict:
-    path = folder / "taskgrove.json"
+def _replaceable(folder: Path) -> bool:
+    """Whether a save may take the place of what is there: nothing, or an earlier model."""
+    return folder.is_dir() and ((folder / CARD).is_file() or not any(folder.iterdir()))
+
+
+def _described(folder: Path) -> dict[str, Any]:
+    path = folder / CARD
     if not path.is_file():
-        raise TaskgroveError(f"{folder} is not a model folder: it holds no taskgrove.json")
+        what = f"holds no {CARD}" if folder.is_dir() else "is not there"
+        inside = folder / "model"  # of a run folder
+        hint = f' Did you mean "{inside}"?' if (inside / CARD).is_file() else ""
+        raise TaskgroveError(f"{folder} is not a model folder: it {what}.{hint}")
     try:
         described = json.loads(path.read_text("utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise TaskgroveError(f"{path} is damaged ({error}); train or copy it again") from None
-    if described.get("format") != FORMAT:
-        raise TaskgroveError(
-            f"{path} has format {described.get('format')!r}; this version reads {FORMAT}"
-        )
+    except (OSError, ValueError) as error:
+        raise TaskgroveError(f"{path} cannot be read ({error}); train or copy it again") from None
+    found = described.get("format") if isinstance(described, dict) else None
+    if found != FORMAT:
+        fix = "upgrade taskgrove" if isinstance(found, int) else "train or copy it again"
+        raise TaskgroveError(f"{path} has format {found!r}, this taskgrove reads {FORMAT}: {fix}")
     return described

@@ -129,6 +129,7 @@ def tasks(columns: dict[str, list]) -> str:
         "kind: classes",
         "metric: accuracy",
         "backbone: minilm",
+        "max_length: 64",
         "tasks:",
     ]
     names = [task for task in TASKS if len(set(columns[task]) - {None}) > 1]

@@ -45,6 +45,11 @@ class Budget:
         """The limit, in that unit."""
         return getattr(self, self.unit)
 
+    def passes_of(self, batch_size: int) -> float | None:
+        """About how many passes it buys; None for seconds."""
+        each = {"steps": batch_size, "examples": 1, "passes": 1}
+        return self.limit * each[self.unit] if self.unit in each else None
+
     def part(self, share: float) -> "Budget":
         """A share of this budget, in the same unit; never less than one step."""
         limit = self.limit * share

@@ -160,7 +160,8 @@ def _rows_left(run: Run) -> int:
 
 def _look(run: Run, task_set: TaskSet) -> dict[str, Any]:
     """Scores the validation part, keeps the weights if they are the best so far."""
-    record, model, most = run.record, run.stepper.model, run.stepper.options.validation_rows
+    record, model, options = run.record, run.stepper.model, run.stepper.options
+    most = options.look_rows(run.budget.passes_of(options.batch_size), len(model.tasks))
     found = scores(
         task_set, "validation", predict(model, task_set, "validation", most_rows=most), most
     )

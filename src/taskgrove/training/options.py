@@ -22,16 +22,17 @@ class Options:
     precision: Precision = "auto"  # bf16 on an accelerator that has it, else fp32
     evaluations: int = 8  # validation looks, evenly over the budget
     patience: int | None = None  # looks without a gain before an early stop
-    validation_rows: int = 2000  # most rows a task in one look
+    validation_rows: int | None = None  # most rows a task in one look; None: see `look_rows`
 
     def __post_init__(self) -> None:
         if self.precision not in get_args(Precision):
             raise TaskgroveError(
                 f'there is no precision "{self.precision}"; there are {listed(get_args(Precision))}'
             )
-        for name in ("batch_size", "accumulate", "evaluations", "validation_rows"):
-            if getattr(self, name) < 1:
-                raise TaskgroveError(f"{name} is {getattr(self, name)}: it must be 1 or more")
+        for name in ("batch_size", "accumulate", "evaluations", "validation_rows", "patience"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise TaskgroveError(f"{name} is {value}: it must be 1 or more")
         for name in ("learning_rate", "head_learning_rate", "clip"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
@@ -43,6 +44,17 @@ class Options:
                 f"a batch of {self.batch_size} does not fall into {self.accumulate} equal parts:"
                 " make batch_size a multiple of accumulate"
             )
+
+    def look_rows(self, passes: float | None, tasks: int) -> int:
+        """Most rows a task in one look at the validation part.
+
+        Unless `validation_rows` says it: as many as keep all looks below a fifth of the training's
+        passes (a look's row is a third of a pass), between 32 and 2,000; `passes` None: unknown.
+        """
+        if self.validation_rows is not None:
+            return self.validation_rows
+        fifth = 2000 if passes is None else 0.2 * passes * 3 / self.evaluations / tasks
+        return int(min(max(fifth, 32), 2000))
 
     def rates(self, pretrained: bool) -> tuple[float, float]:
         """Highest learning rates of trunk and heads."""
