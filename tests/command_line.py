@@ -37,7 +37,9 @@ def call(*words: object) -> Answer:
         with pytest.raises(SystemExit) as ended:
             main()
     code = ended.value.code
-    return Answer(code if isinstance(code, int) else int(code is not None), out.getvalue(), err.getvalue())
+    return Answer(
+        code if isinstance(code, int) else int(code is not None), out.getvalue(), err.getvalue()
+    )
 
 
 def works(*words: object) -> str:

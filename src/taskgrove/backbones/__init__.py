@@ -15,7 +15,7 @@ from taskgrove.backbones.minilm import minilm
 from taskgrove.backbones.mlp import Mlp
 from taskgrove.backbones.module import wrap
 from taskgrove.backbones.table_spec import TableSpec
-from taskgrove.backbones.transformer import TransformerEncoder, transformer
+from taskgrove.backbones.transformer import LENGTH, TransformerEncoder, transformer
 from taskgrove.backbones.vit import Vit
 from taskgrove.errors import TaskgroveError, did_you_mean, listed
 
@@ -44,8 +44,11 @@ __all__ = [
 ]
 
 
-def backbone(name: str, spec: TableSpec | None = None) -> Backbone:
-    """A backbone by name, "minilm", a folder, or a hub name; `spec` describes the table of "mlp".
+def backbone(name: str, spec: TableSpec | None = None, max_length: int | None = None) -> Backbone:
+    """A backbone by name, "minilm", a folder, or a hub name.
+
+    `spec` describes the table of "mlp"; `max_length` is how many tokens of a text an encoder of
+    transformers reads (default 128).
 
     A reference model draws its weights from the global generator: call `torch.manual_seed` before.
     """
@@ -57,11 +60,12 @@ def backbone(name: str, spec: TableSpec | None = None) -> Backbone:
     if name in BACKBONES:
         return BACKBONES[name]()
     if name == "minilm":
-        return minilm()
+        return minilm(max_length or LENGTH)
     if folder.is_dir():
-        return load(folder) if (folder / RECORD).is_file() else transformer(folder)
+        kept = (folder / RECORD).is_file()
+        return load(folder) if kept else transformer(folder, max_length or LENGTH)
     if name.count("/") == 1 and name[0] not in "./~":
-        return transformer(fetch(name))
+        return transformer(fetch(name), max_length or LENGTH)
     names = [*BACKBONES, "minilm"]
     raise TaskgroveError(
         f'there is no backbone and no folder "{name}": choose {listed(names)}, a folder with'

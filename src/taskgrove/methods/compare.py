@@ -18,8 +18,9 @@ import numpy as np
 from taskgrove.errors import TaskgroveError, did_you_mean, listed
 from taskgrove.methods import METHODS
 from taskgrove.methods.parallel import run_seeds
-from taskgrove.methods.results import assemble, check_metrics
+from taskgrove.methods.results import assemble, check
 from taskgrove.methods.seed import Tell, folder_of, run_seed
+from taskgrove.methods.start import Named
 from taskgrove.tasks.task_set import TaskSet
 from taskgrove.training import checkpoint
 from taskgrove.training.budget import Budget
@@ -36,7 +37,7 @@ class Settings:
     seeds: Sequence[int] = (0, 1)
     options: Options = field(default_factory=Options)
     start_steps: int | None = None  # None: 300 for a trunk of our own, 0 for a pre-trained one
-    backbone: str | None = None  # None: the tasks file's, or by the kind of input
+    backbone: Named = None  # None: the tasks file's, or by the kind of input
     threads: int | None = None  # of a process; None: torch's choice
 
     def __post_init__(self) -> None:
@@ -62,6 +63,7 @@ class Settings:
             "methods": list(self.methods),
             "seeds": list(self.seeds),
             "budget": budget,
+            "backbone": self.backbone.__name__ if callable(self.backbone) else self.backbone,
         }
 
 
@@ -78,7 +80,7 @@ def compare(
 
     `jobs` seeds run side by side, each in a process of its own; the results do not depend on it.
     """
-    check_metrics(task_set)
+    check(task_set)
     _claim(out, task_set, settings)
     if jobs > 1 and len(settings.seeds) > 1:
         run_seeds(task_set, out, settings, tell, jobs)
@@ -93,6 +95,7 @@ def compare(
 
         results["command"] = command
         results["best"] = _keep_best(out, results, settings)
+        results = checkpoint.finite(results)
         checkpoint.write_json(out / "results.json", results)
         write_report(results, out / "report.html")
     return results

@@ -4,7 +4,7 @@ Caruana 1997, Multitask Learning. The balancer says how the tasks' losses or gra
 mean, learned uncertainties, or projected gradients (see balancing/).
 """
 
-from taskgrove.methods.method import Job, Outcome, curves, size
+from taskgrove.methods.method import Job, Outcome, curves, trainable
 
 
 def joint(job: Job, balancer: str = "mean") -> Outcome:
@@ -14,4 +14,4 @@ def joint(job: Job, balancer: str = "mean") -> Outcome:
     record = job.fit(name, model, balancer=balancer)
     spent = record.spent
     found = curves(record, list(model.tasks))
-    return Outcome(model, spent.passes, spent.seconds, size(model), found)
+    return Outcome(model, spent.passes, spent.seconds, trainable(model), found)

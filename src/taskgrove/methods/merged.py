@@ -13,7 +13,7 @@ from torch import Tensor
 
 from taskgrove.merging import adamerging as learn_scales
 from taskgrove.merging import deltas, task_arithmetic, ties, weight_average
-from taskgrove.methods.method import Job, Outcome, size
+from taskgrove.methods.method import Job, Outcome, trainable
 from taskgrove.methods.single import fine_tunes, heads_of
 from taskgrove.sharing.model import MultiTaskModel
 from taskgrove.training import checkpoint
@@ -74,7 +74,7 @@ def merged_outcome(
     model: MultiTaskModel, tuned: Mapping[str, Any], passes: float, seconds: float, **more: Any
 ) -> Outcome:
     """The cost of a merged model includes that of the fine-tunes, which trained every weight."""
-    trained = sum(size(own) for own, _ in tuned.values())
+    trained = sum(trainable(own) for own, _ in tuned.values())
     return Outcome(
         model,
         passes=passes + sum(record.spent.passes for _, record in tuned.values()),

@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from taskgrove.backbones import Backbone
 from taskgrove.sharing.model import MultiTaskModel, load
 from taskgrove.tasks.task_set import TaskSet
 from taskgrove.training.budget import Budget
@@ -33,6 +34,7 @@ class Job:
     folder: Path
     pretrained: bool = False
     progress: Progress | None = None
+    make: Callable[[], Backbone] | None = None  # of a trunk whose code is the user's own
 
     @cached_property
     def rates(self) -> dict[str, float]:
@@ -41,7 +43,7 @@ class Job:
 
     def model(self, tasks: Sequence[str] | None = None) -> MultiTaskModel:
         """A fresh copy of the start with the heads of `tasks`, one trunk."""
-        start = load(self.start)
+        start = load(self.start, self.make)
         names = list(self.task_set.tasks if tasks is None else tasks)
         inputs = {name: start.inputs[name] for name in names}
         kept = [self.task_set.tasks[name] for name in names]
@@ -114,6 +116,11 @@ def curves(record: Record, tasks: Sequence[str]) -> list[dict[str, Any]]:
     ]
 
 
-def size(model: MultiTaskModel) -> int:
+def stored(model: MultiTaskModel) -> int:
     """Parameters of a model, shared ones once."""
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def trainable(model: MultiTaskModel) -> int:
+    """Those that training moves."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

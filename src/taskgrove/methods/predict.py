@@ -90,7 +90,7 @@ def named(task: Task, found: np.ndarray) -> pa.Table:
     if task.kind == "classes":
         best = [task.classes[n] for n in found.argmax(-1)]
     else:
-        chosen = (np.flatnonzero(row > 0.5) for row in found)
+        chosen = (np.flatnonzero(row >= 0.5) for row in found)
         best = [";".join(task.classes[n] for n in row) for row in chosen]
     columns = {f"p({name})": found[:, n] for n, name in enumerate(task.classes)}
     return pa.table({"prediction": pa.array(best, pa.string()), **columns})

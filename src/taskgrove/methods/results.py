@@ -21,6 +21,7 @@ from taskgrove.measuring import Exam, Standing, bootstrap, metric_for, verdict
 from taskgrove.sharing.model import MultiTaskModel
 from taskgrove.tasks.task_set import TaskSet
 from taskgrove.training import checkpoint
+from taskgrove.training.mixtures import rates_of
 from taskgrove.training.processes import this_device
 
 
@@ -57,12 +58,24 @@ def assemble(
                 task: {"test": [start["test"][task] for start in starts]} for task in task_set.tasks
             },
         },
-        "notes": list(task_set.notes),
+        "notes": [*task_set.notes, *_few(seeds)],
     }
 
 
-def check_metrics(task_set: TaskSet) -> None:
-    """Refuses a metric that is not known or not made for its task, before any training."""
+def _few(seeds: Sequence[int]) -> list[str]:
+    """What an interval from few seeds is worth (see measuring/draws)."""
+    if len(seeds) == 1:
+        return ["One seed: the intervals cover test rows only, not the luck of training."]
+    if len(seeds) == 2:
+        return [
+            "Two seeds: where seeds differ much the intervals are too narrow; three are better."
+        ]
+    return []
+
+
+def check(task_set: TaskSet) -> None:
+    """Refuses a mixture or a metric that will not do, before any training."""
+    rates_of(task_set)
     for task in task_set.tasks.values():
         try:
             metric_for(task.kind, task.metric)

@@ -13,9 +13,9 @@ from safetensors.numpy import save_file
 
 from taskgrove import __version__
 from taskgrove.methods import METHODS
-from taskgrove.methods.method import Job, Outcome, Progress, size
+from taskgrove.methods.method import Job, Outcome, Progress, stored
 from taskgrove.methods.results import inference_passes
-from taskgrove.methods.start import start
+from taskgrove.methods.start import Make, start
 from taskgrove.sharing.model import load
 from taskgrove.tasks.task_set import TaskSet
 from taskgrove.training import checkpoint
@@ -50,18 +50,20 @@ def run_seed(
         name=settings.backbone,
         progress=_progress(tell, seed, "start"),
     )
-    _measure_start(task_set, place, record)
+    make = settings.backbone if callable(settings.backbone) else None
+    _measure_start(task_set, place, record, make)
     budget, options = settings.budget.in_passes(settings.options.batch_size), settings.options
     for name in settings.all_methods:
         progress = _progress(tell, seed, name)
-        _once(Job(task_set, place, budget, options, seed, folder, pretrained, progress), name)
+        job = Job(task_set, place, budget, options, seed, folder, pretrained, progress, make)
+        _once(job, name)
 
 
-def _measure_start(task_set: TaskSet, place: Path, record: Record) -> None:
+def _measure_start(task_set: TaskSet, place: Path, record: Record, make: Make | None) -> None:
     """What the start cost and what it is worth by itself."""
     kept = place.parent / "outcome.json"
     if not kept.exists():
-        found = scores(task_set, "test", predict(load(place), task_set, "test"))
+        found = scores(task_set, "test", predict(load(place, make), task_set, "test"))
         spent = {"passes": record.spent.passes, "seconds": record.spent.seconds}
         if processes().is_main_process:
             checkpoint.write_json(kept, {**spent, "test": found})
@@ -105,7 +107,7 @@ def _described(job: Job, outcome: Outcome, validation: dict[str, np.ndarray]) ->
         "passes": outcome.passes,
         "seconds": outcome.seconds,
         "trainable_parameters": outcome.trainable_parameters,
-        "stored_parameters": size(outcome.model),
+        "stored_parameters": stored(outcome.model),
         "inference_passes": inference_passes(outcome.model, job.task_set),
         "curves": outcome.curves,
         "notes": outcome.notes,

@@ -6,7 +6,7 @@ training. The fine-tunes are trained once and shared with the methods that merge
 
 import copy
 
-from taskgrove.methods.method import Job, Outcome, curves, size
+from taskgrove.methods.method import Job, Outcome, curves, trainable
 from taskgrove.sharing.model import MultiTaskModel
 from taskgrove.training.run import Record
 
@@ -34,7 +34,7 @@ def single(job: Job) -> Outcome:
         whole,
         passes=sum(record.spent.passes for _, record in tuned.values()),
         seconds=sum(record.spent.seconds for _, record in tuned.values()),
-        trainable_parameters=size(whole),
+        trainable_parameters=trainable(whole),
         curves=[curve for name, (_, record) in tuned.items() for curve in curves(record, [name])],
     )
 

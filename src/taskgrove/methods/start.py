@@ -5,7 +5,7 @@ while, so that fine-tunes share a basin and can be merged; that model is a check
 other.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,6 @@ from taskgrove.backbones import (
     Backbone,
     Fused,
     TableSpec,
-    TransformerEncoder,
     backbone,
 )
 from taskgrove.backbones.table_spec import fit as fit_table
@@ -31,12 +30,16 @@ from taskgrove.training.options import Options
 from taskgrove.training.processes import processes, wait
 from taskgrove.training.run import Record
 
+Make = Callable[[], Backbone]
+Named = (
+    str | Make | None
+)  # a backbone's name, a function that makes one, or the tasks file's choice
 DEFAULTS = {"text": "bag", "image": "cnn", "table": "mlp"}
 
 
-def is_pretrained(task_set: TaskSet, name: str | None = None) -> bool:
-    """Whether the trunk that `new_trunk` makes comes with weights."""
-    return any(part not in BACKBONES for part in _names(task_set, name))
+def is_pretrained(task_set: TaskSet, name: Named = None) -> bool:
+    """Whether the trunk of `new_trunk` comes with weights; a module of one's own counts as new."""
+    return not callable(name) and any(part not in BACKBONES for part in _names(task_set, name))
 
 
 def _names(task_set: TaskSet, name: str | None) -> list[str]:
@@ -49,17 +52,18 @@ def _names(task_set: TaskSet, name: str | None) -> list[str]:
     )
 
 
-def new_trunk(task_set: TaskSet, seed: int, name: str | None = None) -> tuple[Backbone, bool]:
+def new_trunk(task_set: TaskSet, seed: int, name: Named = None) -> tuple[Backbone, bool]:
     """A backbone that reads what the tasks offer, and whether it comes pre-trained.
 
-    Several kinds of input are fused from a backbone each, such as "minilm+mlp". Random weights
-    depend on `seed` alone. Raises TaskgroveError when a kind of input is read by none, or by two.
+    Several kinds of input are fused from a backbone each, such as "minilm+mlp"; a function makes a
+    module of one's own (see backbones.wrap). Random weights depend on `seed` alone. Raises
+    TaskgroveError when a kind of input is read by none, or by two.
     """
     offered = task_set.tables[0].inputs.modalities
-    names = _names(task_set, name)
+    names = [name.__name__] if callable(name) else _names(task_set, name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        members = [_member(task_set, part) for part in names]
+        members = [name()] if callable(name) else [_member(task_set, part) for part in names]
         members += [
             _member(task_set, DEFAULTS[kind])
             for kind in sorted(offered - frozenset().union(*(m.reads for m in members)))
@@ -75,10 +79,7 @@ def new_trunk(task_set: TaskSet, seed: int, name: str | None = None) -> tuple[Ba
 
 def _member(task_set: TaskSet, name: str) -> Backbone:
     spec = _table_spec(task_set) if name == "mlp" else None
-    made = backbone(name, spec)
-    if isinstance(made, TransformerEncoder) and task_set.max_length is not None:
-        made.max_length = min(made.max_length, task_set.max_length)
-    return made
+    return backbone(name, spec, task_set.max_length)
 
 
 def _table_spec(task_set: TaskSet) -> TableSpec:
@@ -94,7 +95,7 @@ def _table_spec(task_set: TaskSet) -> TableSpec:
 
 
 def new_model(
-    task_set: TaskSet, seed: int, tasks: Sequence[str] | None = None, name: str | None = None
+    task_set: TaskSet, seed: int, tasks: Sequence[str] | None = None, name: Named = None
 ) -> tuple[MultiTaskModel, bool]:
     """A new trunk with a head for each task (all by default), and whether it is pre-trained."""
     trunk, pretrained = new_trunk(task_set, seed, name)
@@ -113,7 +114,7 @@ def start(
     seed: int,
     steps: int | None,
     options: Options,
-    name: str | None = None,
+    name: Named = None,
     progress: Progress | None = None,
 ) -> tuple[Path, Record, bool]:
     """Makes or finds the start in `folder`: its model folder, its cost, pre-trained or not."""

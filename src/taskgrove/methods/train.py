@@ -9,8 +9,8 @@ from taskgrove import __version__
 from taskgrove.errors import TaskgroveError, did_you_mean, listed
 from taskgrove.methods import METHODS
 from taskgrove.methods.method import Job, Progress
-from taskgrove.methods.results import check_metrics
-from taskgrove.methods.start import start
+from taskgrove.methods.results import check
+from taskgrove.methods.start import Named, start
 from taskgrove.tasks.task_set import TaskSet
 from taskgrove.training import checkpoint
 from taskgrove.training.budget import Budget
@@ -27,7 +27,7 @@ def train(
     options: Options,
     seed: int = 0,
     start_steps: int | None = None,
-    backbone: str | None = None,
+    backbone: Named = None,
     progress: Progress | None = None,
 ) -> dict[str, float]:
     """Writes the model folder `out`; returns its test scores. What a kill would lose lies in
@@ -37,25 +37,38 @@ def train(
         raise TaskgroveError(
             f'there is no method "{method}"; there are {listed(METHODS, 20)}.{hint}'
         )
-    check_metrics(task_set)
+    check(task_set)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise TaskgroveError(f"{out} exists and is not an empty folder: give another --out")
-    asked = {"method": method, "seed": seed, "budget": {budget.unit: budget.limit},
-             "options": asdict(options), "start_steps": start_steps, "backbone": backbone,
-             "data": task_set.fingerprint()}  # fmt: skip
+    asked = {
+        "method": method,
+        "seed": seed,
+        "budget": {budget.unit: budget.limit},
+        "options": asdict(options),
+        "start_steps": start_steps,
+        "backbone": backbone.__name__ if callable(backbone) else backbone,
+        "data": task_set.fingerprint(),
+    }
     work = _workplace(out, asked)
     place, _, pretrained = start(
         task_set, work / "start", seed=seed, steps=start_steps, options=options, name=backbone,
         progress=progress,
     )  # fmt: skip
+    make = backbone if callable(backbone) else None
     limit = budget.in_passes(options.batch_size)
-    job = Job(task_set, place, limit, options, seed, work, pretrained, progress)
+    job = Job(task_set, place, limit, options, seed, work, pretrained, progress, make)
     outcome = METHODS[method].run(job)
     found = scores(task_set, "test", predict(outcome.model, task_set, "test"))
     if processes().is_main_process:
         outcome.model.save(
             out,
-            {"method": method, "seed": seed, "version": __version__, "test": found, "asked": asked},
+            {
+                "method": method,
+                "seed": seed,
+                "version": __version__,
+                "test": checkpoint.finite(found),
+                "asked": asked,
+            },
         )
         shutil.rmtree(work)
     wait()

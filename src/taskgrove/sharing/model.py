@@ -9,7 +9,7 @@ rows of `Route.of(task)` in their order.
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,20 +123,21 @@ class MultiTaskModel(nn.Module):
         os.replace(aside, folder)
 
 
-def load(folder: str | Path) -> MultiTaskModel:
+def load(folder: str | Path, make: Callable[[], Backbone] | None = None) -> MultiTaskModel:
     """The model that `MultiTaskModel.save` wrote, in evaluation mode on the CPU.
 
-    The global random generator is left as it was.
+    `make` gives a trunk whose code is the user's own, as it did for training. The global random
+    generator is left as it was.
     """
     folder = Path(folder)
     described = _described(folder)
     try:
         with torch.random.fork_rng(devices=[]):
-            model = _built(folder, described)
+            model = _built(folder, described, make)
     except MALFORMED as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise TaskgroveError(
-            f"a JSON file of the model folder {folder} is damaged"
-            f" ({type(error).__name__}: {error}); copy or train it again"
+            f"a JSON file of the model {folder} is damaged ({reason}); copy or train it again"
         ) from None
     path = folder / "heads.safetensors"
     try:
@@ -149,7 +150,9 @@ def load(folder: str | Path) -> MultiTaskModel:
     return model.eval()
 
 
-def _built(folder: Path, described: Mapping[str, Any]) -> MultiTaskModel:
+def _built(
+    folder: Path, described: Mapping[str, Any], make: Callable[[], Backbone] | None
+) -> MultiTaskModel:
     """The model of a folder, its heads still random."""
     tasks = [Task.from_json(task) for task in described["tasks"]]
     trunk_of = described["trunk_of"]
@@ -157,7 +160,9 @@ def _built(folder: Path, described: Mapping[str, Any]) -> MultiTaskModel:
     if used != list(range(len(used))) or not used:
         raise ValueError(f"trunk_of numbers the trunks {used}")
     inputs = {task.name: Inputs.from_json(described["inputs"][task.name]) for task in tasks}
-    trunks = [load_backbone(folder / name) for name in _trunk_names(len(used))]
+    trunks = [
+        load_backbone(folder / name, make() if make else None) for name in _trunk_names(len(used))
+    ]
     return MultiTaskModel(tasks, trunks, trunk_of, inputs)
 
 

@@ -79,10 +79,12 @@ class TaskSet:
         return self.tables[self.tasks[task].table]
 
     def fingerprint(self) -> str:
-        """A digest that changes with any input, label, split or task."""
+        """A digest that changes with any input, label, split, task or setting of the file."""
         digest = blake2b(digest_size=16)
         facts = [task.to_json() for task in self.tasks.values()]
-        digest.update(json.dumps(facts + [t.inputs.to_json() for t in self.tables]).encode())
+        facts += [table.inputs.to_json() for table in self.tables]
+        asked = [self.mixture, self.backbone_name, self.max_length]
+        digest.update(json.dumps([*facts, *asked]).encode())
         for table in self.tables:
             for array in (table.split, table.groups, table.content):
                 digest.update(array.tobytes())

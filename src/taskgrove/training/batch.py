@@ -44,7 +44,7 @@ class Feed:
     task_set: TaskSet
     tasks: dict[int, tuple[str, ...]]
     has: dict[int, np.ndarray]
-    targets: dict[str, np.ndarray]
+    targets: dict[str, tuple[np.ndarray, np.ndarray]]  # labelled rows, rising, and their targets
 
     def labels(self, tables: np.ndarray, rows: np.ndarray) -> list[tuple[str, np.ndarray]]:
         """(task, positions in the plan) of each task present, in the order of the tables."""
@@ -61,12 +61,17 @@ class Feed:
         raw = [self.task_set.raw(int(t), rows[tables == t]) for t in dict.fromkeys(tables)]
         present = self.labels(tables, rows)
         places = {task: torch.from_numpy(positions) for task, positions in present}
-        targets = {task: torch.from_numpy(self.targets[task][rows[p]]) for task, p in present}
+        targets = {task: self._targets(task, rows[positions]) for task, positions in present}
         return Batch(prepare(joined(raw)), route(places), targets)
+
+    def _targets(self, task: str, rows: np.ndarray) -> Tensor:
+        labelled, targets = self.targets[task]
+        return torch.from_numpy(targets[np.searchsorted(labelled, rows)])
 
 
 def feed(task_set: TaskSet, tasks: Sequence[str]) -> Feed:
-    """The labels of `tasks`, read once: one byte a (row, task) pair besides the targets."""
+    """The labels of `tasks`, read once: a byte for each pair of a row and a task of its table, and
+    8 to 12 bytes a label."""
     by_table: dict[int, list[str]] = {}
     for name in tasks:
         by_table.setdefault(task_set.tasks[name].table, []).append(name)
@@ -78,12 +83,13 @@ def feed(task_set: TaskSet, tasks: Sequence[str]) -> Feed:
     return Feed(task_set, {t: tuple(names) for t, names in by_table.items()}, has, targets)
 
 
-def model_targets(task_set: TaskSet, name: str) -> np.ndarray:
-    """Targets over the table's rows; numbers centred and scaled by the training part."""
-    task, target = task_set.tasks[name], task_set.target(name)
+def model_targets(task_set: TaskSet, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """A task's labelled rows and their targets; numbers centred and scaled by the training part."""
+    task, labels = task_set.tasks[name], task_set.labels[name]
     if task.kind == "number":
-        return ((target - task.center) / task.scale).astype(np.float32)
-    return target
+        return labels.rows, ((labels.values - task.center) / task.scale).astype(np.float32)
+    kind = np.int64 if task.kind == "classes" else np.uint8
+    return labels.rows, labels.values.astype(kind)
 
 
 def joined(raws: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

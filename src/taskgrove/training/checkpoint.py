@@ -6,6 +6,7 @@ there, whole. Nothing is pickled.
 """
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -41,10 +42,23 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def write_json(path: Path, facts: Mapping[str, Any]) -> None:
-    """Replaces a JSON file at once."""
+    """Replaces a JSON file at once; what is no finite number is null."""
     aside = path.with_name(path.name + ".part")
-    aside.write_text(json.dumps(facts, indent=1), "utf-8")
+    aside.write_text(json.dumps(finite(facts), indent=1, allow_nan=False), "utf-8")
     os.replace(aside, path)
+
+
+def finite(value: Any) -> Any:
+    """The same JSON with None for each number that is not finite.
+
+    >>> finite({"a": [1.0, float("nan")]})
+    {'a': [1.0, None]}
+    """
+    if isinstance(value, Mapping):
+        return {name: finite(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_json(path: Path) -> dict[str, Any]:

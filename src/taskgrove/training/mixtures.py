@@ -11,6 +11,7 @@ from taskgrove.tasks.task_set import TRAIN, TaskSet
 from taskgrove.training.batch import Feed
 
 Rule = str | Mapping[str, Any] | None
+RULES = ("uniform", "proportional")
 
 
 def task_rates(sizes: Mapping[str, int], rule: Rule) -> dict[str, float]:
@@ -22,19 +23,25 @@ def task_rates(sizes: Mapping[str, int], rule: Rule) -> dict[str, float]:
     if rule is None:
         return RATES["uniform"](sizes)
     if isinstance(rule, str):
-        if rule not in ("uniform", "proportional"):
+        if rule not in RULES:
             raise TaskgroveError(
                 f'mixture: "{rule}" is not known (it is uniform, proportional, {{temperature: 2,'
-                f" cap: 10000}} or {{weights: {{task: 1}}}}).{did_you_mean(rule, RATES)}"
+                f" cap: 10000}} or {{weights: {{task: 1}}}}).{did_you_mean(rule, RULES)}"
             )
         return RATES[rule](sizes)
-    known = {"temperature", "cap", "weights"}
+    known = ("temperature", "cap", "weights")
     if unknown := [name for name in rule if name not in known]:
         hint = did_you_mean(unknown[0], known)
         raise TaskgroveError(
             f"mixture has no field {listed(unknown)}; it has {listed(known)}.{hint}"
         )
-    return rates(sizes, **rule)
+    found = rates(sizes, **rule)
+    if left_out := [name for name, rate in found.items() if rate == 0]:
+        raise TaskgroveError(
+            f"the mixture gives {listed(left_out)} no rows: give it a weight above 0, or take it"
+            " out of the tasks file"
+        )
+    return found
 
 
 def rates_of(task_set: TaskSet) -> dict[str, float]:

@@ -10,7 +10,7 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 @dataclass(frozen=True)
 class Options:
-    """Defaults suit a trunk of our own; `for_trunk` fits the rates to a pre-trained one."""
+    """Defaults suit a trunk of our own; `rates` fits the learning rates to a pre-trained one."""
 
     batch_size: int = 64
     learning_rate: float | None = None  # of the trunk; None: 2e-3, or 1e-4 for a pre-trained one
