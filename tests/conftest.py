@@ -2,6 +2,7 @@
 
 import os
 import sys
+from importlib import import_module
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -13,6 +14,9 @@ import numpy as np
 import pytest
 from jaxtyping import install_import_hook
 
+HEAVY = "accelerate datasets scipy.stats sklearn.metrics torch.utils.tensorboard transformers"
+for name in [*HEAVY.split(), "transformers.modeling_utils", "huggingface_hub"]:
+    import_module(name)  # before the hook, which would compile again whatever it sees first
 SHAPES = install_import_hook("taskgrove", "checker.checked")  # from here on, users pay nothing
 
 

@@ -123,7 +123,7 @@ def test_the_same_command_again_trains_nothing(compared):
         (("--steps", 9), ("budget",)),
         (("--start-steps", 3, "--backbone", "mlp"), ("start_steps", "backbone")),
         (("--methods", "joint"), ("methods",)),
-        (("--batch-size", 32), ("options",)),
+        (("--batch-size", 32), ("batch_size",)),
     ],
 )
 def test_other_settings_are_refused_and_named(compared, changed, names):
@@ -414,12 +414,12 @@ MISTAKES = {
     "no method to train": (("train", "jont", *GOOD, "-o", "run"), '"jont".*Did you mean "joint"'),
     "two budgets": (("compare", *GOOD, "--seconds", 9), "got steps and seconds: give one"),
     "no seeds": (("compare", *GOOD, "--seeds", 0), "seeds must be one or more"),
-    "a negative seed": (("compare", *GOOD, "--seed", -1), "--seed is -1"),
-    "a huge seed": (("train", "joint", *GOOD, "--seed", 2**40, "-o", "run"), "--seed is 1099"),
+    "a negative seed": (("compare", *GOOD, "--seed", -1), "the seed -1"),
+    "a huge seed": (("train", "joint", *GOOD, "--seed", 2**40, "-o", "run"), "the seed 1099"),
     "negative steps": (("compare", "-t", "t/tasks.yaml", "--steps", -4), "-4.0 steps"),
     "no steps": (("compare", "-t", "t/tasks.yaml", "--passes", 0), "0.0 passes"),
     "steps nan": (("compare", "-t", "t/tasks.yaml", "--steps", "nan"), "nan steps"),
-    "negative start": (("compare", *GOOD, "--start-steps", -1), "--start-steps is -1"),
+    "negative start": (("compare", *GOOD, "--start-steps", -1), "start's steps are -1"),
     "no jobs": (("compare", *GOOD, "--jobs", 0), "--jobs is 0"),
     "no threads": (("compare", *GOOD, "--threads", 0), "--threads is 0"),
     "no rows a step": (("compare", *GOOD, "--batch-size", 0), "batch_size is 0"),
@@ -441,7 +441,7 @@ MISTAKES = {
     "below a file": (("compare", *GOOD, "-o", "file/run"), "file/run cannot be written"),
     "a model below a file": (
         ("train", "joint", *GOOD, "-o", "file/m"),
-        "file/m cannot be written",
+        "file/m.work cannot be written",
     ),
     "a sealed place": (("compare", *GOOD, "-o", "/proc/run"), "/proc/run cannot be written"),
     "this folder": (("train", "joint", *GOOD, "-o", "."), r"exists and is not|folder itself"),

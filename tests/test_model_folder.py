@@ -244,9 +244,7 @@ def test_the_code_of_a_transformers_folder_is_never_executed(bert, tmp_path):
     own = {"AutoConfig": "own.Config", "AutoModel": "own.Model"}
     changed(folder / "config.json", model_type="own", auto_map=own)
     words = ("--tasks", text_tasks(tmp_path / "text"), *QUICK, "--out", tmp_path / "out")
-    answer = call("train", "joint", *words, "--backbone", folder)
-    assert answer.code == 2
-    assert "config.json" in answer.err
+    assert "config.json" in call("train", "joint", *words, "--backbone", folder).sentence()
     assert not marker.exists()
 
 

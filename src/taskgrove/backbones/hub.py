@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-from huggingface_hub import constants, snapshot_download
-
 from taskgrove.errors import TaskgroveError
 
 FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
@@ -12,6 +10,8 @@ OTHERS = ["*/*"]  # other formats lie in subfolders
 
 def fetch(name: str) -> Path:
     """The folder of `owner/name`: from the cache when offline, else downloaded if it changed."""
+    from huggingface_hub import constants, snapshot_download
+
     try:
         return Path(snapshot_download(name, allow_patterns=FILES, ignore_patterns=OTHERS))
     except (OSError, ValueError) as error:

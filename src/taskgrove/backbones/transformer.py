@@ -7,23 +7,26 @@ only, in float32; parts that these features never reach (poolers, mask tokens) a
 """
 
 import json
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, final, get_args
+from typing import TYPE_CHECKING, Any, Literal, final, get_args
 
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer
-from transformers.configuration_utils import PretrainedConfig
-from transformers.modeling_utils import PreTrainedModel
-from transformers.tokenization_utils_base import PreTrainedTokenizerBase
-from transformers.utils import logging
 
 from taskgrove.backbones.backbone import Raw, texts
 from taskgrove.backbones.pictures import Processor, images, process, processor, settings
 from taskgrove.errors import TaskgroveError, did_you_mean, listed
+
+if TYPE_CHECKING:  # importing transformers takes seconds, which small trunks should not pay
+    from transformers.configuration_utils import PretrainedConfig
+    from transformers.modeling_utils import PreTrainedModel
+    from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+else:
+    PretrainedConfig = PreTrainedModel = PreTrainedTokenizerBase = Any
 
 Pooling = Literal["mean", "cls"]
 LENGTH = 128  # tokens of a text that are read
@@ -102,7 +105,7 @@ def transformer(
             " pickled weights are never opened."
         )
     with _quiet():
-        config = _read(folder / "config.json", AutoConfig.from_pretrained, folder)
+        config = _read(folder / "config.json", "AutoConfig", folder)
         _check(config, folder)
         if dropout is not None:
             _set_dropout(config, dropout)
@@ -128,10 +131,16 @@ def save_transformer(encoder: TransformerEncoder, folder: Path) -> None:
             encoder.tokens.save_pretrained(folder)
 
 
-def _read(file: Path, opens: Any, folder: Path, **arguments: Any) -> Any:
-    """Calls transformers; whatever it raises becomes one sentence that names the file."""
+def _read(file: Path, door: str, folder: Path, **arguments: Any) -> Any:
+    """Opens a folder by a door of transformers, never running code that lies in the folder.
+
+    Whatever goes wrong becomes one sentence that names the file.
+    """
+    import transformers
+
     try:
-        return opens(folder, **arguments)
+        opens = getattr(transformers, door).from_pretrained
+        return opens(folder, trust_remote_code=False, **arguments)
     except FAILURES as error:
         reason = (str(error) or type(error).__name__).strip().splitlines()[0]
         raise TaskgroveError(f"{file} cannot be read by transformers: {reason}") from error
@@ -161,7 +170,7 @@ def _set_dropout(config: PretrainedConfig, dropout: float) -> None:
 def _weights(folder: Path, config: PretrainedConfig) -> PreTrainedModel:
     file = min(folder.glob("*.safetensors"))
     how = {"config": config, "use_safetensors": True, "output_loading_info": True}
-    model, found = _read(file, AutoModel.from_pretrained, folder, **how)
+    model, found = _read(file, "AutoModel", folder, **how)
     if model.main_input_name not in INPUTS:
         raise TaskgroveError(
             f'{folder} reads "{model.main_input_name}", but a backbone reads text or pictures.'
@@ -175,7 +184,7 @@ def _weights(folder: Path, config: PretrainedConfig) -> PreTrainedModel:
 
 
 def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    tokens = _read(folder / "tokenizer.json", AutoTokenizer.from_pretrained, folder)
+    tokens = _read(folder / "tokenizer.json", "AutoTokenizer", folder)
     tokens.padding_side = "right"
     if tokens.pad_token is None:
         tokens.pad_token = tokens.eos_token or tokens.unk_token
@@ -183,8 +192,10 @@ def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 @contextmanager
-def _quiet():
+def _quiet() -> Iterator[None]:
     """transformers without its progress bars and reports, restored afterwards."""
+    from transformers.utils import logging
+
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

@@ -90,7 +90,6 @@ def compare(
         backbone=backbone,
     )
     loaded = o.task_set(tasks)
-    o.check_start(loaded, backbone, seed, start_steps)
     jobs, threads = o.side_by_side(loaded, backbone, seeds, jobs, threads)
     settings = replace(first, threads=threads)
     folder = out or Path("runs") / loaded.name

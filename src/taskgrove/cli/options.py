@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from taskgrove.tasks.task_set import TaskSet
     from taskgrove.training.budget import Budget
 
-LARGEST_SEED = 2**31
 
 Tasks = Annotated[
     str,
@@ -113,19 +112,6 @@ def _no_tasks(place: Path, suites: Iterable[str]) -> TaskgroveError:
         f"--tasks {place} {what}: give a tasks.yaml (`taskgrove init FILE` writes one) or a suite"
         f" ({listed(suites)}).{hint}"
     )
-
-
-def check_start(
-    loaded: "TaskSet", backbone: str | None, seed: int, start_steps: int | None
-) -> None:
-    """Refuses what no run can set out from, before anything is written."""
-    from taskgrove.methods.start import new_trunk
-
-    if not 0 <= seed < LARGEST_SEED:
-        raise TaskgroveError(f"--seed is {seed}: it must be 0 or more, and below {LARGEST_SEED}")
-    if start_steps is not None and start_steps < 0:
-        raise TaskgroveError(f"--start-steps is {start_steps}: it must be 0 or more")
-    new_trunk(loaded, seed, backbone)
 
 
 def side_by_side(

@@ -52,7 +52,6 @@ def train(
     )
     limit = o.budget(steps, examples, seconds, passes)
     loaded = o.task_set(tasks)
-    o.check_start(loaded, backbone, seed, start_steps)
     if not out.name:
         raise TaskgroveError(f"--out is {out}, this folder itself: name a new one, such as model")
     with o.bar() as bar:

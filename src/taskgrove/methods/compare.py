@@ -18,9 +18,10 @@ import numpy as np
 from taskgrove.errors import TaskgroveError, did_you_mean, listed
 from taskgrove.methods import METHODS
 from taskgrove.methods.parallel import run_seeds
-from taskgrove.methods.results import assemble, check
+from taskgrove.methods.results import assemble
 from taskgrove.methods.seed import Tell, folder_of, run_seed
 from taskgrove.methods.start import Named
+from taskgrove.methods.workplace import check, claim
 from taskgrove.tasks.task_set import TaskSet
 from taskgrove.training import checkpoint
 from taskgrove.training.budget import Budget
@@ -80,8 +81,9 @@ def compare(
 
     `jobs` seeds run side by side, each in a process of its own; the results do not depend on it.
     """
-    check(task_set)
-    _claim(out, task_set, settings)
+    check(task_set, settings.seeds, settings.backbone, settings.start_steps)
+    asked = {**settings.to_json(), "tasks": task_set.name, "data": task_set.fingerprint()}
+    claim(out, {name: value for name, value in asked.items() if name != "threads"})
     if jobs > 1 and len(settings.seeds) > 1:
         run_seeds(task_set, out, settings, tell, jobs)
     else:
@@ -99,31 +101,6 @@ def compare(
         checkpoint.write_json(out / "results.json", results)
         write_report(results, out / "report.html")
     return results
-
-
-def _claim(out: Path, task_set: TaskSet, settings: Settings) -> None:
-    """Takes a new or empty folder, or one that the same comparison began; refuses any other."""
-    asked = {**settings.to_json(), "tasks": task_set.name, "data": task_set.fingerprint()}
-    marker = out / "run.json"
-    if marker.exists():
-        if (before := checkpoint.read_json(marker)) != asked:
-            changed = [name for name in asked if before.get(name) != asked[name]]
-            raise TaskgroveError(
-                f"{out} holds a run with other settings ({', '.join(changed)} differ): give another"
-                " --out, or delete that folder"
-            )
-        return
-    if not processes().is_main_process:
-        return
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        if any(out.iterdir()):
-            raise TaskgroveError(f"{out} is not empty and holds no run: give another --out")
-        checkpoint.write_json(marker, asked)
-    except OSError as error:
-        raise TaskgroveError(
-            f"{out} cannot be written ({error.strerror}): give another --out"
-        ) from None
 
 
 def _keep_best(out: Path, results: dict[str, Any], settings: Settings) -> dict[str, Any]:

@@ -16,12 +16,10 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from taskgrove import __version__
-from taskgrove.errors import TaskgroveError
 from taskgrove.measuring import Exam, Standing, bootstrap, metric_for, verdict
 from taskgrove.sharing.model import MultiTaskModel
 from taskgrove.tasks.task_set import TaskSet
 from taskgrove.training import checkpoint
-from taskgrove.training.mixtures import rates_of
 from taskgrove.training.processes import this_device
 
 
@@ -71,16 +69,6 @@ def _few(seeds: Sequence[int]) -> list[str]:
             "Two seeds: where seeds differ much the intervals are too narrow; three are better."
         ]
     return []
-
-
-def check(task_set: TaskSet) -> None:
-    """Refuses a mixture or a metric that will not do, before any training."""
-    rates_of(task_set)
-    for task in task_set.tasks.values():
-        try:
-            metric_for(task.kind, task.metric)
-        except TaskgroveError as error:
-            raise TaskgroveError(f'task "{task.name}": {error}') from None
 
 
 def exam(task_set: TaskSet, name: str) -> Exam:

@@ -64,14 +64,12 @@ def new_trunk(task_set: TaskSet, seed: int, name: Named = None) -> tuple[Backbon
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         members = [name()] if callable(name) else [_member(task_set, part) for part in names]
-        members += [
-            _member(task_set, DEFAULTS[kind])
-            for kind in sorted(offered - frozenset().union(*(m.reads for m in members)))
-        ]
+        asked = frozenset().union(*(member.reads for member in members))
+        members += [_member(task_set, DEFAULTS[kind]) for kind in sorted(offered - asked)]
         trunk = members[0] if len(members) == 1 else Fused(members)
     if trunk.reads != offered or sum(len(m.reads) for m in members) != len(offered):
         raise TaskgroveError(
-            f'the backbone "{"+".join(names)}" reads {listed(sorted(trunk.reads))}, but the tasks'
+            f'the backbone "{"+".join(names)}" reads {listed(sorted(asked))}, but the tasks'
             f" offer {listed(sorted(offered))}: name one backbone for each kind of input"
         )
     return trunk, is_pretrained(task_set, name)

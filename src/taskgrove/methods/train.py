@@ -1,7 +1,6 @@
 """train: one method to a model folder."""
 
 import shutil
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -9,8 +8,8 @@ from taskgrove import __version__
 from taskgrove.errors import TaskgroveError, did_you_mean, listed
 from taskgrove.methods import METHODS
 from taskgrove.methods.method import Job, Progress
-from taskgrove.methods.results import check
 from taskgrove.methods.start import Named, start
+from taskgrove.methods.workplace import check, claim
 from taskgrove.tasks.task_set import TaskSet
 from taskgrove.training import checkpoint
 from taskgrove.training.budget import Budget
@@ -37,7 +36,7 @@ def train(
         raise TaskgroveError(
             f'there is no method "{method}"; there are {listed(METHODS, 20)}.{hint}'
         )
-    check(task_set)
+    check(task_set, [seed], backbone, start_steps)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise TaskgroveError(f"{out} exists and is not an empty folder: give another --out")
     asked = {
@@ -49,7 +48,8 @@ def train(
         "backbone": backbone.__name__ if callable(backbone) else backbone,
         "data": task_set.fingerprint(),
     }
-    work = _workplace(out, asked)
+    work = out.with_name(out.name + ".work")
+    claim(work, asked)
     place, _, pretrained = start(
         task_set, work / "start", seed=seed, steps=start_steps, options=options, name=backbone,
         progress=progress,
@@ -73,23 +73,3 @@ def train(
         shutil.rmtree(work)
     wait()
     return found
-
-
-def _workplace(out: Path, asked: Mapping[str, object]) -> Path:
-    """The folder beside `out` with what a killed run left; other settings begin anew."""
-    work = out.with_name(out.name + ".work")
-    marker = work / "run.json"
-    try:
-        if marker.exists() and checkpoint.read_json(marker) != asked:
-            raise TaskgroveError(
-                f"{work} is left from a run with other settings: delete it, or give another --out"
-            )
-        if processes().is_main_process and not marker.exists():
-            work.mkdir(parents=True, exist_ok=True)
-            checkpoint.write_json(marker, asked)
-    except OSError as error:
-        raise TaskgroveError(
-            f"{out} cannot be written ({error.strerror}): give another --out"
-        ) from None
-    wait()
-    return work

@@ -37,7 +37,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118
     except (SafetensorError, KeyError, OSError) as error:
         raise TaskgroveError(
-            f"{path} is not a whole checkpoint ({error}); delete it to start that run again"
+            f"{path} is missing or not whole ({error}); delete its folder to run that part again"
         ) from None
 
 
@@ -63,4 +63,9 @@ def finite(value: Any) -> Any:
 
 def read_json(path: Path) -> dict[str, Any]:
     """The facts of `write_json`."""
-    return json.loads(path.read_text("utf-8"))
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (ValueError, OSError) as error:
+        raise TaskgroveError(
+            f"{path} cannot be read ({error}); delete its folder to run that part again"
+        ) from None
