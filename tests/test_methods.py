@@ -19,7 +19,7 @@ from taskgrove.methods.start import new_model, start
 from taskgrove.tasks.task_set import load_tasks
 from taskgrove.training.budget import Budget
 from taskgrove.training.evaluate import goodness, predict, scores
-from taskgrove.training.mixtures import task_rates
+from taskgrove.training.mixtures import rates_of, task_rates
 from taskgrove.training.options import Options
 
 QUICK = Options(batch_size=32, evaluations=2)
@@ -145,6 +145,9 @@ def test_a_changed_tasks_file_is_another_run(tmp_path):
         ("mixture: {temprature: 2}", 'Did you mean "temperature"?'),
         ("mixture: {weights: {side: 1, rare: 1, tags: 1, number: 0}}", '"number" no rows'),
         ("mixture: {weights: {sid: 1}}", "sid"),
+        ("mixture: {groups: {all: [side, sid]}}", "sid"),
+        ("mixture: {groups: {one: [side], two: [side]}}", "2 places"),
+        ("mixture: {groups: {one: {task: [side]}}}", 'Did you mean "tasks"?'),
     ],
 )
 def test_a_mistaken_mixture_is_told_before_a_run_folder_is_made(tmp_path, line, message):
@@ -168,6 +171,17 @@ def test_rates_keep_the_order_and_sum_to_one():
     sizes = {"b": 300, "a": 100}
     assert list(task_rates(sizes, {"temperature": 2})) == ["b", "a"]
     assert sum(task_rates(sizes, {"temperature": 2, "cap": 200}).values()) == pytest.approx(1)
+
+
+def test_a_tasks_file_may_nest_mixtures(tmp_path):
+    path = write_table(tmp_path / "data", rows=200)
+    path.write_text(
+        path.read_text()
+        + "mixture:\n  groups:\n    words: {tasks: [side, tags], weights: {side: 3,"
+        " tags: 1}}\n  weights: {words: 1, rare: 1, number: 2}\n"
+    )
+    rates = rates_of(load_tasks(path))
+    assert rates == pytest.approx({"side": 0.1875, "rare": 0.25, "tags": 0.0625, "number": 0.5})
 
 
 def test_new_heads_and_trunks_depend_on_the_seed_alone(task_set):

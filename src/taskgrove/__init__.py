@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from taskgrove.methods.compare import Settings, compare
     from taskgrove.methods.predict import predict
     from taskgrove.methods.train import train
-    from taskgrove.sharing.model import MultiTaskModel, load
+    from taskgrove.sharing.folder import load
+    from taskgrove.sharing.model import MultiTaskModel
     from taskgrove.tasks.task_set import TaskSet, load_tasks
     from taskgrove.training.budget import Budget
     from taskgrove.training.options import Options
@@ -33,7 +34,7 @@ _HOMES = {
     "Settings": "taskgrove.methods.compare",
     "TaskSet": "taskgrove.tasks.task_set",
     "compare": "taskgrove.methods.compare",
-    "load": "taskgrove.sharing.model",
+    "load": "taskgrove.sharing.folder",
     "load_tasks": "taskgrove.tasks.task_set",
     "predict": "taskgrove.methods.predict",
     "train": "taskgrove.methods.train",

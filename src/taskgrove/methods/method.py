@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from taskgrove.backbones import Backbone
-from taskgrove.sharing.model import MultiTaskModel, load
+from taskgrove.sharing.folder import load
+from taskgrove.sharing.model import MultiTaskModel
 from taskgrove.tasks.task_set import TaskSet
 from taskgrove.training.budget import Budget
 from taskgrove.training.fit import fit

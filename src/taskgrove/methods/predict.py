@@ -16,7 +16,8 @@ import pyarrow as pa
 import torch
 
 from taskgrove.errors import TaskgroveError
-from taskgrove.sharing.model import MultiTaskModel, known_task, load
+from taskgrove.sharing.folder import load
+from taskgrove.sharing.model import MultiTaskModel, known_task
 from taskgrove.sharing.route import route
 from taskgrove.tasks.image_folder import is_image
 from taskgrove.tasks.images import decode, place_of

@@ -16,7 +16,7 @@ from taskgrove.methods import METHODS
 from taskgrove.methods.method import Job, Outcome, Progress, stored
 from taskgrove.methods.results import inference_passes
 from taskgrove.methods.start import Make, start
-from taskgrove.sharing.model import load
+from taskgrove.sharing.folder import load
 from taskgrove.tasks.task_set import TaskSet
 from taskgrove.training import checkpoint
 from taskgrove.training.evaluate import goodness, predict, scores

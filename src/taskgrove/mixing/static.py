@@ -34,14 +34,10 @@ class Group:
     """
 
     name: str
-    members: tuple[
-        str | Group, ...
-    ]  # tasks by name, or groups, whose size is the sum of their tasks'
+    members: tuple[str | Group, ...]  # a group's size is the sum of its tasks'
     temperature: float | int = 1.0  # 1: proportional to size; infinity: uniform
     cap: int | None = None  # no member counts for more rows than this
-    weights: Mapping[str, float | int] | None = (
-        None  # by member's name, instead of temperature and cap
-    )
+    weights: Mapping[str, float | int] | None = None  # by member's name, instead of the two
 
 
 def rates(
@@ -134,13 +130,13 @@ def nested(group: Group, sizes: Mapping[str, int]) -> dict[str, float]:
             f'"{twice[0]}" stands in {times[twice[0]]} places of the mixture "{group.name}"; '
             "expected each task and group in one place."
         )
-    tasks = dict.fromkeys(_tasks(group))
+    tasks = dict.fromkeys(tasks_of(group))
     _check_names(f'the mixture "{group.name}"', tasks, sizes)
     return dict(_flatten(group, sizes, 1.0))
 
 
 def _flatten(group: Group, sizes: Mapping[str, int], share: float) -> Iterator[tuple[str, float]]:
-    members = {_name(member): sum(sizes[t] for t in _tasks(member)) for member in group.members}
+    members = {_name(member): sum(sizes[t] for t in tasks_of(member)) for member in group.members}
     within = rates(members, group.temperature, group.cap, group.weights)
     for member in group.members:
         if isinstance(member, Group):
@@ -160,12 +156,13 @@ def _names(member: str | Group) -> Iterator[str]:
             yield from _names(inner)
 
 
-def _tasks(member: str | Group) -> Iterator[str]:
+def tasks_of(member: str | Group) -> Iterator[str]:
+    """The tasks of a group and of the groups in it."""
     if isinstance(member, str):
         yield member
     else:
         for inner in member.members:
-            yield from _tasks(inner)
+            yield from tasks_of(inner)
 
 
 def _check_names(what: str, named: Mapping[str, object], sizes: Mapping[str, int]) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from taskgrove.errors import TaskgroveError
 from taskgrove.tasks.cache import VERSION, cache_folder, written_aside
@@ -137,7 +137,7 @@ def _fill(
                 facts["digest"][row] = int.from_bytes(short, "little")
                 images[row] = decode(content, images.shape[1])
             except Exception as error:  # Pillow's readers raise many kinds
-                problems[row] = str(error).splitlines()[0] if str(error) else "damaged"
+                problems[row] = _named(value, error)
 
     with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         warnings.simplefilter("ignore")  # Pillow warns of huge images and odd palettes
@@ -149,6 +149,14 @@ def _fill(
     _refuse(rows, problems, skip)
     facts["failed"][list(problems)] = True
     return facts
+
+
+def _named(value: Any, error: Exception) -> str:
+    """The picture's file, where it has one, and why it does not open."""
+    unknown = isinstance(error, UnidentifiedImageError) or not str(error)
+    reason = "it is no picture that can be read" if unknown else str(error).splitlines()[0]
+    path = value["path"] if isinstance(value, dict) else value
+    return f'"{path}": {reason}' if isinstance(path, str) and path not in reason else reason
 
 
 def _batches(rows: Rows, column: str) -> Iterator[list[tuple[int, Any, Path]]]:

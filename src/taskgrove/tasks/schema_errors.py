@@ -13,7 +13,7 @@ Keys = Mapping[str, Sequence[str]]  # the keys that "top", "task", "split" and "
 WORDS = {
     "split": "fractions such as {validation: 0.15, test: 0.15}, or a column's name",
     "data": "a path, or paths such as {train: a.csv, test: b.csv}",
-    "mixture": "uniform, proportional, {temperature: 2, cap: 10000} or {weights: {task: 1}}",
+    "mixture": "uniform, proportional, or a mapping of temperature, cap, weights and groups",
     "text": "a column's name, or a list of them",
     "numbers": "a list of column names",
     "categories": "a list of column names",
