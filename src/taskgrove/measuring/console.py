@@ -69,7 +69,8 @@ def _scores(results: dict[str, Any]) -> "Table":
         interval = span(method.get("delta_m_interval"), percent) if few else ""
         cells = [_plain(cells[row]) for cells in columns]
         last = [_change(name, method), *([_plain(interval)] if few else [])]
-        table.add_row(_plain(cut(name, 28)), *cells, *last)
+        short = cut(name, 28) if few or len(name) <= 12 else cut(name, 28).replace("_", "_\n", 1)
+        table.add_row(_plain(short), *cells, *last)
     return table
 
 
@@ -77,9 +78,8 @@ def _summary(results: dict[str, Any]) -> "Table":
     tasks = list(results["tasks"])
     table = _empty(f"{count(len(tasks))} tasks; best on: tasks where the mean test score is best")
     table.add_column("method", overflow="fold", max_width=20)
-    for header in ("delta-m %", "95 % interval", "best on", "training passes"):
+    for header in ("delta-m %", "95 % interval", "best on", "passes"):
         table.add_column(header, justify="right")
-    table.add_column("verdict", max_width=28)
     wins = [name for task in tasks for name in best_of(results, task)]
     for name in ranked(results):
         method = results["methods"][name]
@@ -89,7 +89,6 @@ def _summary(results: dict[str, Any]) -> "Table":
             _plain(span(method.get("delta_m_interval"), percent)),
             _plain(count(wins.count(name))),
             _plain(count(mean(method.get("passes")))),
-            _plain(str(method.get("verdict", ""))),
         )
     return table
 
