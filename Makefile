@@ -17,8 +17,7 @@ test-slow: .venv/developer
 	.venv/bin/python -m pytest -m slow
 
 bench: .venv/developer
-	.venv/bin/python bench/mixing.py
-	.venv/bin/python bench/tasks.py
+	.venv/bin/python bench/record.py
 
 .venv/user: pyproject.toml constraints.txt
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv

@@ -123,6 +123,11 @@ def test_accumulation_is_the_whole_batch(task_set, tmp_path):
         assert torch.allclose(value, parts.state_dict()[name], atol=2e-5), name
 
 
+def test_a_last_batch_smaller_than_the_parts_is_whole(task_set, tmp_path):
+    spent = train(task_set, tmp_path, budget=Budget(examples=34), accumulate=4)[1].spent
+    assert (spent.steps, spent.examples) == (2, 34)
+
+
 def test_divergence_names_task_and_step_and_keeps_the_last_checkpoint(task_set, tmp_path):
     with pytest.raises(TaskgroveError, match=r'diverged at step \d+: task "\w+"'):
         train(task_set, tmp_path, budget=Budget(steps=200), learning_rate=1e6)

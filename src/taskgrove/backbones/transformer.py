@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from taskgrove.backbones.backbone import Raw, texts
 from taskgrove.backbones.pictures import Processor, images, process, processor, settings
+from taskgrove.backbones.transformer_config import check_config, set_dropout
 from taskgrove.errors import TaskgroveError, did_you_mean, listed
 
 if TYPE_CHECKING:  # importing transformers takes seconds, which small trunks should not pay
@@ -106,9 +107,9 @@ def transformer(
         )
     with _quiet():
         config = _read(folder / "config.json", "AutoConfig", folder)
-        _check(config, folder)
+        check_config(config, folder)
         if dropout is not None:
-            _set_dropout(config, dropout)
+            set_dropout(config, dropout)
         model = _weights(folder, config)
         if INPUTS[model.main_input_name] == "image":
             file = folder / "preprocessor_config.json"
@@ -144,27 +145,6 @@ def _read(file: Path, door: str, folder: Path, **arguments: Any) -> Any:
     except FAILURES as error:
         reason = (str(error) or type(error).__name__).strip().splitlines()[0]
         raise TaskgroveError(f"{file} cannot be read by transformers: {reason}") from error
-
-
-def _check(config: PretrainedConfig, folder: Path) -> None:
-    kind = config.model_type
-    if config.is_encoder_decoder:
-        raise TaskgroveError(
-            f'{folder} holds an encoder-decoder ("{kind}"), but a backbone is an encoder or a'
-            " causal model: save its encoder, or choose another model."
-        )
-    if not isinstance(getattr(config, "hidden_size", None), int):
-        raise TaskgroveError(
-            f'{folder} holds a "{kind}" without one hidden size, so it is not a single encoder:'
-            " save its text or vision tower by itself, or wrap the module in Python."
-        )
-
-
-def _set_dropout(config: PretrainedConfig, dropout: float) -> None:
-    for name, value in config.to_dict().items():
-        if "drop" in name and isinstance(value, float):
-            whole_layers = "layer" in name or "path" in name
-            setattr(config, name, min(value, dropout) if whole_layers else dropout)
 
 
 def _weights(folder: Path, config: PretrainedConfig) -> PreTrainedModel:

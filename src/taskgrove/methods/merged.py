@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -146,7 +147,7 @@ def adaptive(job: Job, steps: int = 40, rows: int = 16, learning_rate: float = 2
     return merged_outcome(
         model,
         tuned,
-        passes=steps * rows * len(merged.tasks) * (FORWARD + BACKWARD),
+        passes=steps * sum(_drawn(job, task, rows) for task in merged.tasks),
         seconds=time.monotonic() - started,
         notes=list(merged.notes),
         coefficients={
@@ -155,6 +156,11 @@ def adaptive(job: Job, steps: int = 40, rows: int = 16, learning_rate: float = 2
             "values": merged.coefficients.tolist(),
         },
     )
+
+
+def _drawn(job: Job, task: str, rows: int) -> float:
+    """Passes of one step of a task."""
+    return min(rows, len(job.task_set.rows(task, "validation"))) * (FORWARD + BACKWARD)
 
 
 def _logits(model: MultiTaskModel, weights: Weights, task: str, batch: Batch) -> Tensor:
@@ -170,8 +176,6 @@ def _inputs(
     table = job.task_set.tasks[task].table
 
     def draw(step: int) -> Batch:
-        import numpy as np
-
         per_epoch = max(1, len(rows) // count)
         epoch, place = divmod(step, per_epoch)
         order = np.random.Generator(np.random.Philox(key=[job.seed, epoch])).permutation(rows)

@@ -118,7 +118,7 @@ def _parts(
     """This process's parts of the batch, each as a function that computes its losses."""
     here = processes()
     mine = np.arange(len(rows))[here.process_index :: here.num_processes]
-    for part in np.array_split(mine, stepper.options.accumulate):
+    for part in np.array_split(mine, min(stepper.options.accumulate, len(mine))):
         yield lambda part=part: _losses(stepper, tables[part], rows[part], counts)
 
 
