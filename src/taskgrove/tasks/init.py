@@ -166,7 +166,7 @@ def _heading(files: list[Path], whole: bool) -> list[str]:
     return [
         f"# Proposed after a look at {looked} of {plain_list(Path(f).name for f in files)}.",
         "# Correct what is wrong, delete what you do not need, then run:",
-        "#   taskgrove compare --tasks tasks.yaml",
+        "#   taskgrove compare --tasks THIS-FILE",
     ]
 
 
