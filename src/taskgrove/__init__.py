@@ -15,8 +15,9 @@ from taskgrove.errors import TaskgroveError
 
 if TYPE_CHECKING:
     from taskgrove.methods import METHODS
-    from taskgrove.methods.compare import Settings, compare
+    from taskgrove.methods.compare import compare
     from taskgrove.methods.predict import predict
+    from taskgrove.methods.settings import Settings
     from taskgrove.methods.train import train
     from taskgrove.sharing.folder import load
     from taskgrove.sharing.model import MultiTaskModel
@@ -31,7 +32,7 @@ _HOMES = {
     "Budget": "taskgrove.training.budget",
     "MultiTaskModel": "taskgrove.sharing.model",
     "Options": "taskgrove.training.options",
-    "Settings": "taskgrove.methods.compare",
+    "Settings": "taskgrove.methods.settings",
     "TaskSet": "taskgrove.tasks.task_set",
     "compare": "taskgrove.methods.compare",
     "load": "taskgrove.sharing.folder",

@@ -63,8 +63,8 @@ def compare(
 
     from taskgrove.measuring.console import results_table, verdict_lines
     from taskgrove.methods import METHODS
-    from taskgrove.methods.compare import Settings
     from taskgrove.methods.compare import compare as run
+    from taskgrove.methods.settings import Settings
     from taskgrove.training.options import Options
     from taskgrove.training.processes import processes
 

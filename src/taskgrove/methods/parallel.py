@@ -12,22 +12,20 @@ import time
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from taskgrove.errors import TaskgroveError
 from taskgrove.methods.seed import Tell, run_seed
+from taskgrove.methods.settings import Settings
 from taskgrove.tasks.schema import TasksFile
 from taskgrove.tasks.task_set import TaskSet, load_tasks
 from taskgrove.training.processes import threads
-
-if TYPE_CHECKING:
-    from taskgrove.methods.compare import Settings
 
 BETWEEN = 0.1  # seconds between two messages of a seed on the same thing
 
 
 def run_seeds(
-    task_set: TaskSet, out: Path, settings: "Settings", tell: Tell | None, jobs: int
+    task_set: TaskSet, out: Path, settings: Settings, tell: Tell | None, jobs: int
 ) -> None:
     """Runs every seed, at most `jobs` at a time; the first failure ends all and is raised."""
     if task_set.file is None:
@@ -67,7 +65,7 @@ def _heard(pipe: Any, tell: Tell | None) -> bool:
     return True
 
 
-def _child(pipe: Connection, file: TasksFile, out: Path, seed: int, settings: "Settings") -> None:
+def _child(pipe: Connection, file: TasksFile, out: Path, seed: int, settings: Settings) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
     last = {"what": "", "at": 0.0}

@@ -6,7 +6,7 @@ know of each other, so they may run side by side (see parallel).
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import save_file
@@ -15,6 +15,7 @@ from taskgrove import __version__
 from taskgrove.methods import METHODS
 from taskgrove.methods.method import Job, Outcome, Progress, stored
 from taskgrove.methods.results import inference_passes
+from taskgrove.methods.settings import Settings
 from taskgrove.methods.start import Make, start
 from taskgrove.sharing.folder import load
 from taskgrove.tasks.task_set import TaskSet
@@ -22,9 +23,6 @@ from taskgrove.training import checkpoint
 from taskgrove.training.evaluate import goodness, predict, scores
 from taskgrove.training.processes import processes
 from taskgrove.training.run import Record
-
-if TYPE_CHECKING:
-    from taskgrove.methods.compare import Settings
 
 # (seed, method, what, share done, losses by task)
 Tell = Callable[[int, str, str, float, Mapping[str, float]], None]
@@ -37,7 +35,7 @@ def folder_of(out: Path, seed: int) -> Path:
 
 
 def run_seed(
-    task_set: TaskSet, out: Path, seed: int, settings: "Settings", tell: Tell | None
+    task_set: TaskSet, out: Path, seed: int, settings: Settings, tell: Tell | None
 ) -> None:
     """The start and all methods of one seed, in this process."""
     folder = folder_of(out, seed)

@@ -1,7 +1,18 @@
-"""What is predicted, and what it costs to be wrong: one loss a file, one explicit table."""
+"""What is predicted, and what it costs to be wrong: one explicit table."""
 
 from taskgrove.objectives.entropy import prediction_entropy
+from taskgrove.objectives.supervised import (
+    LOSSES,
+    binary_cross_entropy,
+    cross_entropy,
+    squared_error,
+)
 
 OBJECTIVES = {
+    "cross_entropy": cross_entropy,
+    "binary_cross_entropy": binary_cross_entropy,
+    "squared_error": squared_error,
     "entropy": prediction_entropy,
 }
+
+__all__ = ["LOSSES", "OBJECTIVES"]
