@@ -5,7 +5,7 @@ turn and share what they found. Predictions are in the user's terms: probabiliti
 numbers [row]; they stand in the order of `TaskSet.rows(task, split)`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -78,7 +78,7 @@ def scores(
     return result
 
 
-def goodness(task_set: TaskSet, found: dict[str, float]) -> float:
+def goodness(task_set: TaskSet, found: Mapping[str, float | None]) -> float:
     """One number to choose a checkpoint by: the mean over tasks of the metric, larger is better.
 
     Errors in the target's unit (RMSE, MAE) count negative and in standard deviations of the target.
@@ -89,8 +89,10 @@ def goodness(task_set: TaskSet, found: dict[str, float]) -> float:
         task = task_set.tasks[name]
         metric = metric_for(task.kind, task.metric)
         unit = task.scale if task.kind == "number" and not metric.higher_is_better else 1.0
-        value = score if metric.higher_is_better else -score / unit
-        values.append(value if np.isfinite(value) else -1.0)
+        if score is None or not np.isfinite(score):
+            values.append(-1.0)
+        else:
+            values.append(score if metric.higher_is_better else -score / unit)
     return float(np.mean(values))
 
 
