@@ -123,6 +123,18 @@ def test_accumulation_is_the_whole_batch(task_set, tmp_path):
         assert torch.allclose(value, parts.state_dict()[name], atol=2e-5), name
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("balancer", ["uncertainty", "pcgrad"])
+def test_half_precision_learns_near_full(task_set, tmp_path, precision, balancer):
+    full, _ = train(task_set, tmp_path / "full", balancer, Budget(steps=40))
+    half, record = train(
+        task_set, tmp_path / "half", balancer, Budget(steps=40), precision=precision
+    )
+    assert all(p.dtype == torch.float32 for p in half.parameters())
+    assert not same(full.state_dict(), half.state_dict())
+    assert record.history[-1]["validation"]["side"] > 0.7
+
+
 def test_a_last_batch_smaller_than_the_parts_is_whole(task_set, tmp_path):
     spent = train(task_set, tmp_path, budget=Budget(examples=34), accumulate=4)[1].spent
     assert (spent.steps, spent.examples) == (2, 34)
