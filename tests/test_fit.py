@@ -141,8 +141,9 @@ def test_a_last_batch_smaller_than_the_parts_is_whole(task_set, tmp_path):
 
 
 def test_divergence_names_task_and_step_and_keeps_the_last_checkpoint(task_set, tmp_path):
-    with pytest.raises(TaskgroveError, match=r'diverged at step \d+: task "\w+"'):
+    with pytest.raises(TaskgroveError, match=r'diverged at step \d+: task "\w+"') as caught:
         train(task_set, tmp_path, budget=Budget(steps=200), learning_rate=1e6)
+    assert str(caught.value).endswith(f"the last good checkpoint is kept in {tmp_path}")
     kept = load_file(tmp_path / "last.safetensors")
     assert all(value.isfinite().all() for value in kept.values() if value.is_floating_point())
 

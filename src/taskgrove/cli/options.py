@@ -89,6 +89,7 @@ def budget(
 def task_set(tasks: str) -> "TaskSet":
     """Loads a tasks file or a suite, with a line on the screen while it reads."""
     from rich.console import Console
+    from rich.markup import escape
 
     from taskgrove.suites import SUITES, locate
     from taskgrove.tasks.task_set import load_tasks
@@ -98,8 +99,12 @@ def task_set(tasks: str) -> "TaskSet":
         place = locate(tasks)
     elif not place.exists() or place.is_dir():
         raise _no_tasks(place, SUITES)
-    with Console(stderr=True).status(f"reading {tasks}"):
-        return load_tasks(place)
+    with Console(stderr=True).status(escape(f"reading {tasks}")) as status:
+
+        def progress(what: str, done: int, total: int) -> None:
+            status.update(escape(f"{what}: {done:,} of {total:,}"))
+
+        return load_tasks(place, progress)
 
 
 def _no_tasks(place: Path, suites: Iterable[str]) -> TaskgroveError:

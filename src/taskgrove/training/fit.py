@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from taskgrove.balancing import BALANCERS, Balancer
+from taskgrove.errors import TaskgroveError
 from taskgrove.sharing.model import MultiTaskModel
 from taskgrove.tasks.task_set import TaskSet
 from taskgrove.training import checkpoint
@@ -32,7 +33,7 @@ from taskgrove.training.options import Options
 from taskgrove.training.processes import processes, this_device, wait
 from taskgrove.training.run import Record, Run, finish, resumed, save
 from taskgrove.training.scalars import Scalars
-from taskgrove.training.step import Stepper, diverged, passes, take_step
+from taskgrove.training.step import DivergedError, Stepper, passes, take_step
 
 DIVERGED = 1e6  # times a task's first loss
 SAVE_EVERY = 120.0  # seconds between checkpoints where looks are far apart
@@ -68,8 +69,11 @@ def fit(
         shares = rates_of(task_set) if rates is None else rates
         mixture = training_mixture(task_set, stepper.feed, seed, shares)
         run = resumed(Run(stepper, mixture, Record(), budget, folder, seed))
-        with torch.random.fork_rng(devices=[]):
-            _train(run, task_set, progress)
+        try:
+            with torch.random.fork_rng(devices=[]):
+                _train(run, task_set, progress)
+        except DivergedError as error:
+            raise TaskgroveError(f"{error} {folder}") from None
         finish(run)
     wait()
     weights, _ = checkpoint.read(best)
@@ -138,7 +142,7 @@ def _step(run: Run, used: float) -> Mapping[str, float]:
     losses, _ = take_step(run.stepper, tables, rows, spent.steps)
     for task, loss in losses.items():
         if loss > DIVERGED * max(record.first.setdefault(task, loss), 1.0):
-            raise diverged(
+            raise DivergedError(
                 task, spent.steps, f"its loss grew from {record.first[task]:.3g} to {loss:.3g}"
             )
         total = record.sums.setdefault(task, [0.0, 0])

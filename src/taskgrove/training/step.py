@@ -79,7 +79,7 @@ def _move(
         norm = nn.utils.clip_grad_norm_(parameters, stepper.options.clip)
         if not scaler.is_enabled() and not torch.isfinite(norm):
             worst = max(losses, key=lambda name: losses[name])
-            raise diverged(worst, step, f"the gradient's norm is {norm.item()}")
+            raise DivergedError(worst, step, f"the gradient's norm is {norm.item()}")
         scaler.step(optimiser)
         scaler.update()
     for parameter in parameters:
@@ -98,18 +98,20 @@ def passes(stepper: Stepper, tables: np.ndarray, rows: np.ndarray) -> float:
     return float(total)
 
 
-def diverged(task: str, step: int, what: str) -> TaskgroveError:
-    """The sentence for a run that left the finite numbers."""
-    return TaskgroveError(
-        f'training diverged at step {step}: task "{task}": {what}; the last good checkpoint is'
-        " kept: lower the learning rate, or look for extreme values in this task's rows"
-    )
+class DivergedError(TaskgroveError):
+    """A run that left the finite numbers; the sentence lacks only where its checkpoint lies."""
+
+    def __init__(self, task: str, step: int, what: str) -> None:
+        super().__init__(
+            f'training diverged at step {step}: task "{task}": {what}; lower the learning rate, or'
+            " look for extreme values in this task's rows; the last good checkpoint is kept in"
+        )
 
 
 def _refuse_infinite(losses: dict[str, float], step: int) -> None:
     for task, loss in losses.items():
         if not np.isfinite(loss):
-            raise diverged(task, step, f"its loss is {loss}")
+            raise DivergedError(task, step, f"its loss is {loss}")
 
 
 def _parts(
