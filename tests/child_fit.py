@@ -2,6 +2,7 @@
 torchrun.
 
     child_fit.py TASKS FOLDER KILLS SEED      the same run in peace and under kills, then compared
+    child_fit.py TASKS FOLDER --seconds S     one run of S seconds, any number of processes
     child_fit.py TASKS FOLDER --once a,b      a run for each balancer, any number of processes
 
 Children are forked after the imports, so that a kill costs milliseconds; nothing is computed
@@ -27,14 +28,20 @@ from taskgrove.training.options import Options
 BALANCER = "uncertainty"  # it has learned state besides the model's
 
 
-def run(tasks: Path, folder: Path, balancer: str = BALANCER, steps: int = 60) -> None:
+def run(
+    tasks: Path,
+    folder: Path,
+    balancer: str = BALANCER,
+    steps: int = 60,
+    budget: Budget | None = None,
+) -> None:
     torch.set_num_threads(1)
     task_set = load_tasks(tasks)
     model, _ = new_model(task_set, 0)
     options = Options(batch_size=32, evaluations=30)
     fit(
-        model, task_set, budget=Budget(steps=steps), options=options, seed=0, folder=folder,
-        balancer=balancer,
+        model, task_set, budget=budget or Budget(steps=steps), options=options, seed=0,
+        folder=folder, balancer=balancer,
     )  # fmt: skip
 
 
@@ -84,7 +91,9 @@ def kill_often(tasks: Path, folder: Path, count: int, seed: int) -> None:
 
 if __name__ == "__main__":
     tasks, folder, third, fourth = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4]
-    if third == "--once":
+    if third == "--seconds":
+        run(tasks, folder, "mean", budget=Budget(seconds=float(fourth)))
+    elif third == "--once":
         for balancer in fourth.split(","):
             run(tasks, folder / balancer, balancer, steps=12)
     else:

@@ -198,3 +198,10 @@ def test_two_processes_give_the_result_of_one_on_the_joined_batch(small_tasks, t
         start = new_model(load_tasks(small_tasks), 0)[0].state_dict()
         moved = max(float((one[tensor] - start[tensor]).abs().max()) for tensor in one)
         assert moved > 5e-3, name
+
+
+def test_two_processes_end_a_budget_in_seconds_together(small_tasks, tmp_path):
+    child(small_tasks, tmp_path, "--seconds", "0.6", processes=2)
+    spent = read_json(tmp_path / "fit.json")["spent"]
+    assert spent["seconds"] >= 0.6
+    assert spent["examples"] == 32 * spent["steps"]

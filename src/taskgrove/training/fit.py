@@ -30,7 +30,7 @@ from taskgrove.training.learning_rate import warmup_cosine
 from taskgrove.training.mixtures import drawn, rates_of, training_mixture
 from taskgrove.training.optimiser import adamw, groups_of, set_rate
 from taskgrove.training.options import Options
-from taskgrove.training.processes import processes, this_device, wait
+from taskgrove.training.processes import agreed, processes, this_device, wait
 from taskgrove.training.run import Record, Run, finish, resumed, save
 from taskgrove.training.scalars import Scalars
 from taskgrove.training.step import DivergedError, Stepper, passes, take_step
@@ -111,7 +111,7 @@ def _train(run: Run, task_set: TaskSet, progress: Progress | None) -> None:
     while (used := spent.fraction(run.budget)) < 1:
         started = time.monotonic()
         losses = _step(run, used)
-        spent.seconds += time.monotonic() - started
+        spent.seconds += agreed(time.monotonic() - started)
         now = spent.fraction(run.budget)
         if progress is not None:
             progress(now, losses)

@@ -29,6 +29,16 @@ def all_reduce(tensor: Tensor) -> None:
         torch.distributed.all_reduce(tensor)
 
 
+def agreed(seconds: float) -> float:
+    """The mean over processes, so that all of them stop and look at the same step."""
+    world = processes().num_processes
+    if world == 1:
+        return seconds
+    shared = torch.tensor([seconds], dtype=torch.float64, device=this_device())
+    all_reduce(shared)
+    return shared.item() / world
+
+
 def gather(items: list[Any]) -> list[Any]:
     """The items of all processes, in order of process."""
     world = processes().num_processes
