@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PIP = .venv/bin/pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
-.PHONY: demo test test-slow bench clean
+.PHONY: demo test test-slow bench claims clean
 
 demo: .venv/user
 	.venv/bin/taskgrove compare
@@ -17,7 +17,11 @@ test-slow: .venv/developer
 	.venv/bin/python -m pytest -m slow
 
 bench: .venv/developer
+	test -x .venv-peers/bin/python || .venv/bin/python bench/balancing/environment.py
 	.venv/bin/python bench/record.py
+
+claims: .venv/user
+	.venv/bin/taskgrove reproduce
 
 .venv/user: pyproject.toml constraints.txt
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv

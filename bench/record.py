@@ -20,13 +20,14 @@ def main() -> None:
     versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
     parts = [f"{time.strftime('%Y-%m-%d %H:%M')}; {machine}; {versions}"]
-    for path in sorted(HERE.glob("*.py")):
+    for path in sorted([*HERE.glob("*.py"), *HERE.glob("*/run.py")]):
         if path.name == Path(__file__).name:
             continue
         command = [sys.executable, str(path)]
         load = os.getloadavg()[0]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
-        parts.append(f"\n{path.name} (load before: {load:.1f})\n{done.stdout.rstrip()}")
+        name = path.relative_to(HERE)
+        parts.append(f"\n{name} (load before: {load:.1f})\n{done.stdout.rstrip()}")
         print(parts[-1], flush=True)
     folder = HERE.parent / "results"
     folder.mkdir(exist_ok=True)

@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from taskgrove.methods.start import new_model
 from taskgrove.tasks.task_set import load_tasks
 from taskgrove.training.budget import Budget
+from taskgrove.training.checkpoint import read_json
 from taskgrove.training.fit import fit
 from taskgrove.training.options import Options
 
@@ -38,7 +39,7 @@ def run(
     torch.set_num_threads(1)
     task_set = load_tasks(tasks)
     model, _ = new_model(task_set, 0)
-    options = Options(batch_size=32, evaluations=30)
+    options = Options(batch_size=32, evaluations=30, watch=3)
     fit(
         model, task_set, budget=budget or Budget(steps=steps), options=options, seed=0,
         folder=folder, balancer=balancer,
@@ -83,6 +84,10 @@ def kill_often(tasks: Path, folder: Path, count: int, seed: int) -> None:
         raise SystemExit("the last run did not end")
     peace, kills = (load_file(folder / name / "best.safetensors") for name in ("peace", "kills"))
     different = [name for name in peace if not torch.equal(peace[name], kills[name])]
+    told = [read_json(folder / name / "fit.json")["history"] for name in ("peace", "kills")]
+    for look in [*told[0], *told[1]]:
+        del look["seconds"]
+    different += [f"look {n}" for n, (a, b) in enumerate(zip(*told, strict=True)) if a != b]
     stray = {p.name.split(".out.")[0] for p in (folder / "kills").iterdir()}
     if different or stray != {"best.safetensors", "fit.json", "events"}:
         raise SystemExit(f"different: {different}; files: {sorted(stray)}")

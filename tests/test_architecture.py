@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "suites": {"tasks"},
     "training": EIGHT | {"backbones"},
     "methods": EIGHT | {"backbones", "training"},
+    "systems": EIGHT | {"backbones", "training", "methods", "suites"},
 }
 
 

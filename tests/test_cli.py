@@ -24,7 +24,7 @@ from conftest import write_table
 from taskgrove.backbones import BACKBONES
 from taskgrove.cli import app, main
 from taskgrove.cli.progress import losses_line
-from taskgrove.methods import METHODS
+from taskgrove.methods import DEFAULT, METHODS
 from taskgrove.suites import SUITES
 
 HERE = Path(__file__).parent
@@ -60,7 +60,7 @@ def elsewhere(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def compared(small_tasks, tmp_path_factory):
-    """All methods on the small table; (run folder, the words of the command, what it printed)."""
+    """The default methods on the small table; (run folder, words, what it printed)."""
     folder = tmp_path_factory.mktemp("compared") / "run"
     words = ("compare", "--tasks", small_tasks, *SMALL, "--seeds", 1, "--out", folder)
     return folder, words, works(*words)
@@ -72,7 +72,7 @@ def compared(small_tasks, tmp_path_factory):
 def test_compare_tells_and_writes_what_it_promises(compared):
     folder, words, out = compared
     results = results_of(folder)
-    assert list(results["methods"]) == list(METHODS)
+    assert list(results["methods"]) == list(DEFAULT)
     for method in results["methods"].values():
         assert set(method["tasks"]) == set(TASKS)
         for task in method["tasks"].values():
@@ -86,7 +86,7 @@ def test_compare_tells_and_writes_what_it_promises(compared):
     assert results["methods"]["single"]["delta_m"] == [0.0]
     assert results["command"] == " ".join(["taskgrove", *map(str, words)])
     page = (folder / "report.html").read_text()
-    for name in METHODS:
+    for name in DEFAULT:
         assert name in out
         assert name in page
 
@@ -101,7 +101,7 @@ def test_compare_hands_over_a_model_in_one_line(compared, small_tasks):
 
 def test_every_trained_method_was_given_the_same_passes(compared):
     methods = results_of(compared[0])["methods"]
-    for name in set(METHODS) - MERGED:
+    for name in set(DEFAULT) - MERGED:
         one_batch = BATCH * ((1 + 2 * len(TASKS)) / 3 if name == "pcgrad" else 1)
         assert abs(methods[name]["passes"][0] - BUDGET) <= one_batch, name
     for name in MERGED:  # the fine-tunes, and every look at validation rows

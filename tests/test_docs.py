@@ -11,7 +11,7 @@ from taskgrove.backbones import BACKBONES
 from taskgrove.balancing import BALANCERS
 from taskgrove.measuring import METRICS
 from taskgrove.merging import STATIC
-from taskgrove.methods import METHODS
+from taskgrove.methods import DEFAULT, GROUPS
 from taskgrove.mixing import RATES
 from taskgrove.objectives import OBJECTIVES
 from taskgrove.objectives.supervised import LOSSES
@@ -26,7 +26,7 @@ DECISIONS = (
     "training", "backbones",
 )  # fmt: skip
 NAMES = {
-    "training": {*METHODS, *(field.name for field in dataclasses.fields(Options))},
+    "training": {*DEFAULT, *GROUPS, *(field.name for field in dataclasses.fields(Options))},
     "balancing": set(BALANCERS),
     "merging": {*STATIC, "adamerging"},
     "mixing": set(RATES),

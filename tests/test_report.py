@@ -17,7 +17,15 @@ from hypothesis import strategies as st
 from taskgrove.measuring.console import results_table, verdict_lines
 from taskgrove.measuring.plots import label_places
 from taskgrove.measuring.report import page, write_report
-from taskgrove.measuring.report_parts import answer, coefficients, curves, svg, tables, wording
+from taskgrove.measuring.report_parts import (
+    answer,
+    balance,
+    coefficients,
+    curves,
+    svg,
+    tables,
+    wording,
+)
 from taskgrove.measuring.report_parts.repeat import how_to_repeat
 
 GAINS = {"single": 0.0, "joint": 2.0, "pcgrad": 0.2, "task_arithmetic": -6.0}
@@ -308,6 +316,101 @@ def test_a_coefficient_map_shows_values_and_says_what_it_leaves_out():
     assert len(rows) == 60
     assert rows[-1] == {"tensor": "layer79.weight", "cells": [("0.000", 0), ("9.000", 6)]}
     assert "60 of 80 tensors" in page(data)
+
+
+def met(data: dict[str, Any], name: str, tasks: list[str], cosine: float = -0.5) -> None:
+    """Gives a method two seeds of three looks at the gradients of `tasks`."""
+    several = range(len(tasks))
+    values = [[1.0 if i == j else cosine for i in several] for j in several]
+    values[-1][0] = values[0][-1] = None
+    data["methods"][name]["balance"] = [
+        {
+            "seed": seed,
+            "points": [
+                {
+                    "passes": 100 * look,
+                    "cosines": {"tasks": tasks, "values": values},
+                    "conflicts": 0.1 * look + 0.1 * seed,
+                    "weights": {task: 1 + look * n / 10 for n, task in enumerate(tasks)},
+                    "fallbacks": look,
+                }
+                for look in (1, 2, 3)
+            ],
+        }
+        for seed in (0, 1)
+    ]
+
+
+def test_how_gradients_met_is_told_per_method():
+    data = results()
+    assert "gradients met" not in page(data)
+    met(data, "pcgrad", ["task0", "task1", "task2"])
+    data["methods"]["pcgrad"]["balance"][1]["points"][2]["cosines"] = {
+        "tasks": ["task2", "task1"], "values": [[1.0, 0.1], [0.1, 1.0]],
+    }  # fmt: skip
+    row = balance.meetings(data)[0]
+    assert row["tasks"] == ["task0", "task1", "task2"]
+    assert row["values"][0][1] == -0.5
+    assert row["values"][1][2] == pytest.approx((5 * -0.5 + 0.1) / 6)
+    assert math.isnan(row["values"][0][2])
+    assert row["conflicts"][0] == [100, 200, 300]
+    assert row["conflicts"][1] == pytest.approx([15, 25, 35])
+    assert row["weights"]["task2"][1] == pytest.approx([1.2, 1.4, 1.6])
+    for run in data["methods"]["pcgrad"]["balance"]:
+        del run["points"][0]["weights"]  # as where all were 1
+    assert balance.meetings(data)[0]["weights"]["task2"][1] == pytest.approx([1.0, 1.4, 1.6])
+    met(data, "pcgrad", ["task0", "task1", "task2"])
+    assert (row["share"], row["fallbacks"]) == ("25.0", 12)
+    assert row["apart"] == {"tasks": ("task0", "task1"), "cosine": "−0.50"}
+    assert (row["most"], row["least"]) == (
+        {"task": "task2", "weight": "1.40"},
+        {"task": "task0", "weight": "1.00"},
+    )
+    text = page(data)
+    assert "How the tasks’ gradients met" in text
+    shown = [drawing for drawing in drawings(text) if "pcgrad" in (drawing.get("aria-label") or "")]
+    assert [drawing.get("aria-label") for drawing in shown] == [
+        "mean cosines under pcgrad",
+        "weights under pcgrad over training passes",
+    ]
+    assert "−0.50" in "".join(shown[0].itertext())
+    assert "var(--worse3)" in ET.tostring(shown[0], encoding="unicode")
+    assert not re.search(r": #0[0-9]0[0-9]0[0-9]\b|#0600", text)
+
+
+def test_weights_alone_and_a_pair_that_never_met_make_a_page():
+    data = results(tasks=2)
+    met(data, "joint", ["task0", "task1"])
+    for run in data["methods"]["joint"]["balance"]:
+        for point in run["points"]:
+            point.update(conflicts=None)
+    met(data, "pcgrad", ["task0", "task1"])
+    for run in data["methods"]["pcgrad"]["balance"]:
+        for point in run["points"]:
+            del point["cosines"], point["conflicts"]
+    joint, pcgrad = balance.meetings(data)
+    assert (joint["apart"], joint["share"], joint["conflicts"]) == (None, "", None)
+    assert (pcgrad["tasks"], pcgrad["apart"]) == ([], None)
+    text = page(json.loads(json.dumps(data)))
+    assert "mean cosines under joint" in text
+    assert "mean cosines under pcgrad" not in text
+    assert not re.search(r"\b(nan|NaN|None)\b", text)
+
+
+def test_many_tasks_show_32_cosines_and_the_weights_that_move_most():
+    data = results(tasks=200, gains={"single": 0, "joint": 1}, curves=False)
+    names = list(data["tasks"])
+    met(data, "joint", names[:32])
+    for run in data["methods"]["joint"]["balance"]:
+        for point in run["points"]:
+            point["weights"] = {task: 1.0 + 1e-4 * n for n, task in enumerate(names)}
+    row = balance.meetings(data)[0]
+    assert list(row["weights"]) == names[-8:]
+    text = page(data)
+    assert "Cosines are of the first 32 of 200 tasks" in text
+    assert "weights: the 8 of 200 that move most" in text
+    cosines = next(d for d in drawings(text) if d.get("aria-label") == "mean cosines under joint")
+    assert len(ET.tostring(cosines)) < 200_000
 
 
 def test_a_command_that_the_results_hold_is_shown_as_it_is():

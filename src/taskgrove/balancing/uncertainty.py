@@ -1,36 +1,57 @@
-"""Uncertainty weighting.
+"""Uncertainty weighting: a task with much noise weighs less.
 
-Multi-Task Learning Using Uncertainty to Weigh Losses for Scene Geometry and Semantics,
-Kendall, Gal, Cipolla, CVPR 2018, arXiv 1705.07115.
-Each task's observation noise sigma_t is learned; a task with much noise weighs less:
+Multi-Task Learning Using Uncertainty to Weigh Losses for Scene Geometry and Semantics, Kendall,
+Gal, Cipolla, CVPR 2018, arXiv 1705.07115.
 
-    total = sum_t share_t (f_t exp(-s_t) L_t + s_t / 2),   s_t = log sigma_t^2,
-    f_t = 1 for classes and labels (their equation 10), 1/2 for numbers (their equation 7).
+Each task's observation noise sigma_t is learned along with the model, by maximum likelihood. A loss
+is divided by its noise, and log sigma_t keeps the noise from growing without end.
 
-Symbols: s [all tasks] (parameter, starts at 0); share, L [task] over the present tasks. Differs
-from the paper: each label counts once (share_t, 1/K where tasks are equally present), so the scale
-of the gradient does not grow with the number of tasks.
+    minimise  sum_t share_t (f_t exp(-s_t) L_t + s_t / 2)  over s too,   s_t = log sigma_t^2
+    f_t = 1 for classes and labels (their equation 10), 1/2 for numbers (their equation 7)
+    w_t = share_t f_t exp(-s_t)
+
+Symbols: s [all tasks], parameters, 0 at first; share, L, w [task] over the present tasks. Where s
+has settled, exp(s_t) = 2 f_t L_t, so w_t = share_t / (2 L_t): every loss pulls as its logarithm
+does. An absent task's s has no gradient. A loss that is not above 0 has no such minimum (s would
+fall for ever): its task's s gets a gradient of 0.
+Cost: one number a task; one backward pass.
+Use it when losses come in different units and a study over weights costs too much.
+Tuned sums do as well when the scales of the losses are known, or hardly change in training.
+Differs from the paper: tasks weigh by their share, so the step does not grow with their number.
 """
 
+from collections.abc import Sequence
+
 import torch
+from jaxtyping import Float64
 from torch import Tensor, nn
 
-from taskgrove.balancing.weighting import Statistic
+from taskgrove.balancing.choice import Choice, Statistic
 
 
 class Uncertainty(nn.Module):
-    """w = share f exp(-s), with s learned; `numbers` marks the tasks whose target is a number."""
+    """The weighting; `numbers` marks the tasks whose target is a number.
 
-    factor: Tensor
+    One scalar parameter a task, so that an optimiser leaves alone the s of an absent task.
+    """
 
-    def __init__(self, numbers: list[bool]) -> None:
+    def __init__(self, numbers: Sequence[bool]) -> None:
         super().__init__()
-        self.log_variance = nn.Parameter(torch.zeros(len(numbers)))
-        factor = torch.where(torch.tensor(numbers), 0.5, 1.0)
-        self.register_buffer("factor", factor, persistent=False)
+        self.f = torch.tensor([0.5 if number else 1.0 for number in numbers], dtype=torch.float64)
+        self.s = nn.ParameterList(torch.zeros(()) for _ in numbers)
 
-    def forward(self, statistic: Statistic) -> tuple[Tensor, Tensor]:
-        """w [task] and the penalty sum_t share_t s_t / 2."""
-        s = self.log_variance[statistic.tasks]  # [task]
-        weights = statistic.share * self.factor[statistic.tasks] * torch.exp(-s)
-        return weights, (statistic.share * s / 2).sum()
+    def forward(self, statistic: Statistic) -> tuple[Float64[Tensor, " task"], Tensor]:
+        """w and the objective."""
+        s = torch.stack([self.s[task] for task in statistic.tasks.tolist()]).cpu().double()
+        share, L, f = statistic.share, statistic.losses, self.f[statistic.tasks]
+        terms = f * torch.exp(-s) * L + s / 2  # [task]
+        objective = (share * torch.where(L > 0, terms, 0.0)).sum()
+        return share * f * torch.exp(-s.detach()), objective
+
+
+CHOICE = Choice(
+    about="uncertainty: losses divided by a learned noise (Kendall et al. 2018)",
+    make=lambda setup: Uncertainty(setup.numbers or [False] * setup.tasks),
+    needs="losses",
+    invariants=frozenset({"permutation", "absent task"}),
+)

@@ -9,6 +9,7 @@ from taskgrove import __version__
 from taskgrove.cli.compare import compare
 from taskgrove.cli.init import init
 from taskgrove.cli.predict import predict
+from taskgrove.cli.reproduce import reproduce
 from taskgrove.cli.suite import suite
 from taskgrove.cli.systems import systems
 from taskgrove.cli.train import train
@@ -26,7 +27,7 @@ app = typer.Typer(
     " over the model.",
     epilog="Start with `taskgrove compare` (built-in pictures), then `taskgrove init your.csv`.",
 )
-for command in (compare, train, predict, init, systems, suite):
+for command in (compare, train, predict, init, systems, reproduce, suite):
     app.command()(command)
 
 

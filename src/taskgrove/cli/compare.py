@@ -18,7 +18,10 @@ def compare(
     methods: Annotated[
         str | None,
         typer.Option(
-            "--methods", "-m", help="Names with commas. [default: all]", show_default=False
+            "--methods",
+            "-m",
+            help="Names with commas, and groups: all, balancing, merging. [default: eight]",
+            show_default=False,
         ),
     ] = None,
     out: Annotated[
@@ -40,6 +43,9 @@ def compare(
     precision: o.Precision = "auto",
     patience: o.Patience = None,
     accumulate: o.Accumulate = 1,
+    level: o.Level = "parameters",
+    every: o.Every = 1,
+    watch: o.Watch = 0,
     jobs: Annotated[
         int | None,
         typer.Option(help="Seeds side by side. [default: a core each]", show_default=False),
@@ -54,6 +60,7 @@ def compare(
     - `taskgrove compare`
     - `taskgrove compare --tasks tasks.yaml --methods joint,pcgrad --seeds 3`
     - `taskgrove compare --tasks tasks.yaml --seconds 600 --backbone minilm`
+    - `taskgrove compare --methods balancing --watch 10`
 
     Writes `report.html`, `results.json` and the best model (`model/`) into the run folder. The
     methods are listed by `taskgrove systems`. A run that was stopped goes on with the same
@@ -62,22 +69,28 @@ def compare(
     from rich.console import Console
 
     from taskgrove.measuring.console import results_table, verdict_lines
-    from taskgrove.methods import METHODS
+    from taskgrove.methods import DEFAULT, GROUPS, METHODS
     from taskgrove.methods.compare import compare as run
     from taskgrove.methods.settings import Settings
     from taskgrove.training.options import Options
     from taskgrove.training.processes import processes
 
     named = (
-        list(METHODS) if methods is None else [m.strip() for m in methods.split(",") if m.strip()]
+        list(DEFAULT) if methods is None else [m.strip() for m in methods.split(",") if m.strip()]
     )
     if not named:
-        raise TaskgroveError(f"--methods names no method; there are {listed(METHODS, 20)}")
+        raise TaskgroveError(
+            f"--methods names no method; there are {listed(METHODS, 40)},"
+            f" and the groups {listed(GROUPS)}"
+        )
     limit = o.budget(steps, examples, seconds, passes)
     chosen = Options(
         batch_size=batch_size,
         learning_rate=learning_rate,
         accumulate=accumulate,
+        level=level,
+        every=every,
+        watch=watch,
         precision=precision,
         patience=patience,
     )

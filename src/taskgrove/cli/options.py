@@ -67,6 +67,27 @@ Patience = Annotated[
     typer.Option(help="Validation looks without a gain before an early stop.", show_default=False),
 ]
 Accumulate = Annotated[int, typer.Option(help="Parts that a batch is computed in, to save memory.")]
+Level = Annotated[
+    Literal["parameters", "features"],
+    typer.Option(
+        help="Where balancing methods read task gradients: exactly, at the shared parameters; or at"
+        " the trunk's features, for about the price of a plain step."
+    ),
+]
+Every = Annotated[
+    int,
+    typer.Option(
+        help="Steps between two looks of balancing methods at task gradients; between them the last"
+        " weights hold, and a step costs what a plain one does."
+    ),
+]
+Watch = Annotated[
+    int,
+    typer.Option(
+        help="Steps between two measurements of how task gradients meet (the report shows it) under"
+        " methods that do not need them, such as joint; 0: never. Moves training by rounding only."
+    ),
+]
 Threads = Annotated[
     int | None,
     typer.Option(

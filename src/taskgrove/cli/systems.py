@@ -1,26 +1,47 @@
 """taskgrove systems: what there is, by decision."""
 
+from pathlib import Path
+from typing import Annotated
 
-def systems() -> None:
-    """Lists methods, backbones and suites, each with a sentence.
+import typer
+
+
+def systems(
+    claims: Annotated[Path, typer.Option(help="Folder of claims.")] = Path("results/claims"),
+) -> None:
+    """Lists methods, backbones, suites and published systems, each with a sentence.
 
     - `taskgrove systems`
 
     The names go to `taskgrove compare --methods a,b --backbone c --tasks d` and to `taskgrove
-    train a`.
+    train a`; a system's claim is run by `taskgrove reproduce`.
     """
     from rich.console import Console
     from rich.table import Table
 
     from taskgrove.backbones import BACKBONES, minilm
-    from taskgrove.methods import METHODS
+    from taskgrove.methods import BALANCING, BASELINES, MERGING
     from taskgrove.suites import SUITES
+    from taskgrove.systems import SYSTEMS
+    from taskgrove.systems.runs import standing
 
     backbones = {**BACKBONES, "minilm": minilm}
+    methods = {
+        "baselines": BASELINES,
+        "balancing, on one shared trunk": BALANCING,
+        "merging of the single models": MERGING,
+    }
     lists = {
-        "methods": {name: method.about for name, method in METHODS.items()},
+        **{
+            f"methods: {title}": {name: method.about for name, method in group.items()}
+            for title, group in methods.items()
+        },
         "backbones": {name: _title(made) for name, made in backbones.items()},
         "suites": {name: suite.description for name, suite in SUITES.items()},
+        "published systems, and whether their claims hold": {
+            name: f"{system.title} {system.year}: {standing(system, claims)}"
+            for name, system in SYSTEMS.items()
+        },
     }
     console = Console()
     for title, rows in lists.items():

@@ -26,6 +26,9 @@ def train(
     precision: o.Precision = "auto",
     patience: o.Patience = None,
     accumulate: o.Accumulate = 1,
+    level: o.Level = "parameters",
+    every: o.Every = 1,
+    watch: o.Watch = 0,
     threads: o.Threads = None,
 ) -> None:
     """Trains one method on your tasks and writes a model folder.
@@ -47,6 +50,9 @@ def train(
         batch_size=batch_size,
         learning_rate=learning_rate,
         accumulate=accumulate,
+        level=level,
+        every=every,
+        watch=watch,
         precision=precision,
         patience=patience,
     )

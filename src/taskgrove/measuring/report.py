@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from taskgrove.measuring.report_parts.answer import answer, gain_rows, tally, verdicts
+from taskgrove.measuring.report_parts.balance import MOST_LINES, meetings
 from taskgrove.measuring.report_parts.coefficients import coefficient_maps
 from taskgrove.measuring.report_parts.curves import curve_lines
 from taskgrove.measuring.report_parts.repeat import how_to_repeat, notes
@@ -64,6 +65,7 @@ def page(results: dict[str, Any]) -> str:
     )
     return environment.get_template("report.html.jinja").render(
         answer=answer(results),
+        balance=balance_panels(results),
         colours={name: variable(colour) for name, (colour, _) in looked.items()},
         coefficients=coefficient_maps(results),
         cost=cost_table(results),
@@ -110,6 +112,31 @@ def curve_panels(results: dict[str, Any]) -> dict[str, Any]:
         svg = Markup(curves(lines[task], looked, f"{metric} of {task} over training passes"))
         panels.append({"task": task, "metric": metric, "toward": toward, "svg": svg})
     return {"panels": panels, "of": len(lines)}
+
+
+def balance_panels(results: dict[str, Any]) -> dict[str, Any]:
+    """Conflicts of all methods in one plot; a heat map and the weights' plot for each method."""
+    from markupsafe import Markup
+
+    from taskgrove.measuring.plots import curves
+    from taskgrove.measuring.report_parts.heat_map import heat_map
+    from taskgrove.measuring.report_parts.svg import looks
+
+    rows, panels = meetings(results), list[dict[str, Any]]()
+    tasks = looks(list(results["tasks"]))
+    lines = {row["name"]: row["conflicts"] for row in rows if row["conflicts"]}
+    if lines and any(len(row["tasks"]) > 1 for row in rows):
+        svg = curves(lines, looks(list(results["methods"])), "pairs in conflict over passes")
+        panels.append({"name": "", "words": "pairs in conflict, %", "svg": Markup(svg)})
+    for row in (row for row in rows if len(row["tasks"]) > 1):
+        svg = heat_map(row["tasks"], row["values"], f"mean cosines under {row['name']}")
+        panels.append({"name": row["name"], "words": "mean cosine", "svg": Markup(svg)})
+    for row in (row for row in rows if row["weights"]):
+        svg = curves(row["weights"], tasks, f"weights under {row['name']} over training passes")
+        some = f": the {MOST_LINES} of {row['of']} that move most" if row["of"] > MOST_LINES else ""
+        panels.append({"name": row["name"], "words": f"weights{some}", "svg": Markup(svg)})
+    shown = max((len(row["tasks"]) for row in rows), default=0)
+    return {"rows": rows, "panels": panels, "shown": shown, "of": len(results["tasks"])}
 
 
 def cost_plots(results: dict[str, Any]) -> list[dict[str, str]]:

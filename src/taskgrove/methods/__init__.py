@@ -1,21 +1,29 @@
-"""The methods that `compare` and `train` know by name."""
+"""The methods that `compare` and `train` know by name, in groups; each is a row of a table."""
 
+from collections.abc import Iterable
+from functools import partial
+
+from taskgrove.balancing import BALANCERS
+from taskgrove.errors import TaskgroveError, did_you_mean, listed
 from taskgrove.methods.joint import joint
 from taskgrove.methods.merged import adaptive, arithmetic, average, ties_merging
 from taskgrove.methods.method import Job, Method, Outcome
+from taskgrove.methods.sam_mtl import sam_mtl
 from taskgrove.methods.single import single
 
-METHODS: dict[str, Method] = {
+# not methods of their own here: `mean` is `joint`; so is `fixed` without weights, as the tasks
+# file's weights count as shares; `sum` is K times the mean, which Adam does not see
+JOINT = {"mean", "sum", "fixed"}
+BASELINES: dict[str, Method] = {
     "single": Method("one model per task; what the others are measured against", single),
     "joint": Method("one shared trunk, the mean of the tasks' losses", joint),
-    "uncertainty": Method(
-        "one shared trunk, losses weighted by learned noise (Kendall et al. 2018)",
-        lambda job: joint(job, "uncertainty"),
-    ),
-    "pcgrad": Method(
-        "one shared trunk, conflicting task gradients projected (Yu et al. 2020)",
-        lambda job: joint(job, "pcgrad"),
-    ),
+}
+BALANCING: dict[str, Method] = {
+    name: Method(choice.about, partial(joint, balancer=name))
+    for name, choice in BALANCERS.items()
+    if name not in JOINT
+} | {"sam_mtl": Method("each task climbs first, then CAGrad (Phan et al. 2022)", sam_mtl)}
+MERGING: dict[str, Method] = {
     "weight_average": Method(
         "the mean of the single models' weights (Wortsman et al. 2022)", average
     ),
@@ -28,5 +36,32 @@ METHODS: dict[str, Method] = {
         "a scale per task and layer, learned from unlabelled inputs (Yang et al. 2024)", adaptive
     ),
 }
+METHODS: dict[str, Method] = {**BASELINES, **BALANCING, **MERGING}
+DEFAULT = ("single", "joint", "uncertainty", "pcgrad", *MERGING)
+GROUPS: dict[str, tuple[str, ...]] = {
+    "default": DEFAULT,
+    "balancing": ("joint", *BALANCING),
+    "merging": tuple(MERGING),
+    "all": tuple(METHODS),
+}
 
-__all__ = ["METHODS", "Job", "Method", "Outcome"]
+
+def chosen(names: Iterable[str]) -> list[str]:
+    """Methods by name or group, each once, in the order given.
+
+    >>> chosen(["joint", "merging", "ties"])
+    ['joint', 'weight_average', 'task_arithmetic', 'ties', 'adamerging']
+    """
+    found: list[str] = []
+    for name in names:
+        if name not in METHODS and name not in GROUPS:
+            hint = did_you_mean(name, [*METHODS, *GROUPS])
+            raise TaskgroveError(
+                f'there is no method "{name}"; there are {listed(METHODS, 40)}, and the groups'
+                f" {listed(GROUPS)}.{hint}"
+            )
+        found += GROUPS.get(name, (name,))
+    return list(dict.fromkeys(found))
+
+
+__all__ = ["DEFAULT", "GROUPS", "METHODS", "Job", "Method", "Outcome", "chosen"]

@@ -1,10 +1,10 @@
 """Joint training: one trunk for all tasks, one head a task, trained on the mixture.
 
 Caruana 1997, Multitask Learning. The balancer says how the tasks' losses or gradients meet: their
-mean, learned uncertainties, or projected gradients (see balancing/).
+mean, or one of the methods in balancing/.
 """
 
-from taskgrove.methods.method import Job, Outcome, curves, trainable
+from taskgrove.methods.method import Job, Outcome, balance, curves, trainable
 
 
 def joint(job: Job, balancer: str = "mean") -> Outcome:
@@ -14,4 +14,6 @@ def joint(job: Job, balancer: str = "mean") -> Outcome:
     record = job.fit(name, model, balancer=balancer)
     spent = record.spent
     found = curves(record, list(model.tasks))
-    return Outcome(model, spent.passes, spent.seconds, trainable(model), found)
+    return Outcome(
+        model, spent.passes, spent.seconds, trainable(model), found, balance=balance(record)
+    )

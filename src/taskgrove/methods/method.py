@@ -10,6 +10,7 @@ from taskgrove.backbones import Backbone
 from taskgrove.sharing.folder import load
 from taskgrove.sharing.model import MultiTaskModel
 from taskgrove.tasks.task_set import TaskSet
+from taskgrove.training.bound import Named
 from taskgrove.training.budget import Budget
 from taskgrove.training.fit import fit
 from taskgrove.training.mixtures import rates_of
@@ -54,7 +55,7 @@ class Job:
         return model
 
     def fit(
-        self, name: str, model: MultiTaskModel, share: float = 1.0, balancer: str = "mean"
+        self, name: str, model: MultiTaskModel, share: float = 1.0, balancer: Named = "mean"
     ) -> Record:
         """Trains `model` in the job's sub-folder `name` on a share of the budget."""
         tell = self.progress
@@ -89,6 +90,7 @@ class Outcome:
     notes: list[str] = field(default_factory=list)
     scales: dict[str, float] = field(default_factory=dict)
     coefficients: dict[str, Any] | None = None
+    balance: list[dict[str, Any]] = field(default_factory=list)  # of each look (see diagnostics)
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,15 @@ def curves(record: Record, tasks: Sequence[str]) -> list[dict[str, Any]]:
             ],
         }
         for task in tasks
+    ]
+
+
+def balance(record: Record) -> list[dict[str, Any]]:
+    """How gradients met and what weights they got, at each look that has something to tell."""
+    return [
+        {"passes": look["passes"], **look["balance"]}
+        for look in record.history
+        if "balance" in look
     ]
 
 

@@ -103,6 +103,11 @@ def _row(
     if name == "single":
         label, sentence = "reference", f"single: one model per task, {counted} tasks"
     first = outcomes[0]
+    balance = [
+        {"seed": seed, "points": outcome["balance"]}
+        for seed, outcome in zip(seeds, outcomes, strict=True)
+        if outcome["balance"]
+    ]
     return {
         "tasks": {
             task: {
@@ -135,6 +140,7 @@ def _row(
             for name, value in outcome["scales"].items()
         },
         **({} if first["coefficients"] is None else {"coefficients": first["coefficients"]}),
+        **({"balance": balance} if balance else {}),
     }
 
 

@@ -117,4 +117,5 @@ def _described(job: Job, outcome: Outcome, validation: dict[str, np.ndarray]) ->
         "notes": outcome.notes,
         "scales": outcome.scales,
         "coefficients": outcome.coefficients,
+        "balance": outcome.balance,
     }

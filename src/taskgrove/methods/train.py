@@ -34,7 +34,7 @@ def train(
     if method not in METHODS:
         hint = did_you_mean(method, METHODS)
         raise TaskgroveError(
-            f'there is no method "{method}"; there are {listed(METHODS, 20)}.{hint}'
+            f'there is no method "{method}"; there are {listed(METHODS, 40)}.{hint}'
         )
     check(task_set, [seed], backbone, start_steps)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

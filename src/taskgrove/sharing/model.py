@@ -47,8 +47,19 @@ class MultiTaskModel(nn.Module):
         """The trunk that serves `task`."""
         return self.trunks[self.trunk_of[task]]  # pyright: ignore[reportReturnType]
 
-    def forward(self, inputs: Mapping[str, Tensor], route: Route) -> dict[str, Tensor]:
-        """Outputs of each present task for its own rows; each trunk runs once."""
+    def forward(
+        self,
+        inputs: Mapping[str, Tensor],
+        route: Route,
+        *,
+        apart: bool = False,
+        seen: list[Tensor] | None = None,
+    ) -> dict[str, Tensor]:
+        """Outputs of each present task for its own rows; each trunk runs once.
+
+        `apart`: a graph a head, so that a task's gradient runs through no other task's head; else
+        heads with as many outputs run together. `seen` takes up each trunk's features.
+        """
         entries = route.items()
         outputs: dict[str, Tensor] = {}
         for trunk in sorted({self.trunk_of[task] for task, _ in entries}):
@@ -62,7 +73,14 @@ class MultiTaskModel(nn.Module):
             else:
                 inputs_here, places = inputs, [rows for _, rows in mine]
             features = self.trunks[trunk](inputs_here)  # [batch dim]
-            outputs |= self._heads(features, [task for task, _ in mine], places)
+            if seen is not None:
+                seen.append(features)
+            names = [task for task, _ in mine]
+            if apart:
+                pairs = zip(names, places, strict=True)
+                outputs |= {task: self.head(task)(features[rows]) for task, rows in pairs}
+            else:
+                outputs |= self._heads(features, names, places)
         return {task: outputs[task] for task in route.tasks}
 
     def _heads(

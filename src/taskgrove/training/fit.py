@@ -7,7 +7,7 @@ run that was killed goes on from its checkpoint to the same weights, bit for bit
 machine (a budget in seconds excepted).
 
 Cost a step: one forward and backward of the trunk over the batch (more with per-task gradients, see
-balancing/weighting); nothing grows with the number of tasks but their heads.
+balancing/flows); nothing grows with the number of tasks but their heads.
 """
 
 import math
@@ -18,12 +18,12 @@ from typing import Any
 
 import torch
 
-from taskgrove.balancing import BALANCERS, Balancer
 from taskgrove.errors import TaskgroveError
 from taskgrove.sharing.model import MultiTaskModel
 from taskgrove.tasks.task_set import TaskSet
 from taskgrove.training import checkpoint
 from taskgrove.training.batch import feed
+from taskgrove.training.bound import Named, bound
 from taskgrove.training.budget import Budget, Spent
 from taskgrove.training.evaluate import goodness, predict, scores
 from taskgrove.training.learning_rate import warmup_cosine
@@ -48,7 +48,7 @@ def fit(
     options: Options,
     seed: int,
     folder: Path,
-    balancer: str = "mean",
+    balancer: Named = "mean",
     rates: Mapping[str, float] | None = None,
     pretrained: bool = False,
     progress: Progress | None = None,
@@ -65,7 +65,7 @@ def fit(
     model.to(this_device()).train()
     done, best = folder / "fit.json", folder / "best.safetensors"
     if not done.exists():
-        stepper = _stepper(model, task_set, options, BALANCERS[balancer], seed, pretrained)
+        stepper = _stepper(model, task_set, options, balancer, seed, pretrained)
         shares = rates_of(task_set) if rates is None else rates
         mixture = training_mixture(task_set, stepper.feed, seed, shares)
         run = resumed(Run(stepper, mixture, Record(), budget, folder, seed))
@@ -86,13 +86,13 @@ def _stepper(
     model: MultiTaskModel,
     task_set: TaskSet,
     options: Options,
-    make: Callable[..., Balancer],
+    method: Named,
     seed: int,
     pretrained: bool,
 ) -> Stepper:
     names, device = list(model.tasks), this_device()
-    balancer = make([task_set.tasks[name] for name in names], seed)
-    for module in balancer.modules():
+    balancer = bound(method, model, task_set, options, seed)
+    for module in balancer.modules:
         module.to(device)
     optimiser = adamw(model, balancer, options, pretrained)
     scaler = torch.amp.GradScaler(  # pyright: ignore[reportPrivateImportUsage]
@@ -139,7 +139,8 @@ def _step(run: Run, used: float) -> Mapping[str, float]:
     middle = (used + after.fraction(run.budget)) / 2
     set_rate(run.stepper.optimiser, warmup_cosine(middle, options.warmup))
     torch.manual_seed((run.seed * 1_000_003 + spent.steps) * 4096 + processes().process_index)
-    losses, _ = take_step(run.stepper, tables, rows, spent.steps)
+    losses, balanced = take_step(run.stepper, tables, rows, spent.steps)
+    record.balance.add(balanced, list(losses))
     for task, loss in losses.items():
         if loss > DIVERGED * max(record.first.setdefault(task, loss), 1.0):
             raise DivergedError(
@@ -156,7 +157,9 @@ def _step(run: Run, used: float) -> Mapping[str, float]:
 def _rows_left(run: Run) -> int:
     """The batch size, or less where the last step of a budget in examples or passes is smaller."""
     spent, budget, size = run.record.spent, run.budget, run.stepper.options.batch_size
-    if budget.unit == "examples" or (budget.unit == "passes" and not run.stepper.balancer.gramian):
+    if budget.unit == "examples" or (
+        budget.unit == "passes" and not run.stepper.balancer.sees_gradients
+    ):
         left = budget.limit - getattr(spent, budget.unit)
         return max(min(size, round(left)), processes().num_processes)
     return size
@@ -182,5 +185,8 @@ def _look(run: Run, task_set: TaskSet) -> dict[str, Any]:
     spent = record.spent
     look = {"steps": spent.steps, "examples": spent.examples, "passes": spent.passes,
             "seconds": spent.seconds, "loss": losses, "validation": found}  # fmt: skip
+    if balance := record.balance.summary(list(model.tasks)):
+        look["balance"] = balance
+    record.balance.reset()
     record.history.append(look)
     return look

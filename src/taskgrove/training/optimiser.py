@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from taskgrove.balancing import Balancer
+from taskgrove.balancing.task_sam import TaskSAM
 from taskgrove.sharing.model import MultiTaskModel
 from taskgrove.training.options import Options
 
 
 def adamw(
-    model: MultiTaskModel, balancer: Balancer, options: Options, pretrained: bool
+    model: MultiTaskModel, balancer: Balancer | TaskSAM, options: Options, pretrained: bool
 ) -> torch.optim.AdamW:
     """Groups: trunks, heads, the weighting's parameters; `peak` is a group's highest rate."""
     trunk_rate, head_rate = options.rates(pretrained)
@@ -31,7 +32,7 @@ def adamw(
             mine = [p for p in trained if (p.ndim > 1) == decayed]
             decay = options.weight_decay if decayed else 0.0
             groups.append({"params": mine, "peak": peak, "weight_decay": decay})
-    learned = [p for module in balancer.modules() for p in module.parameters()]
+    learned = [p for module in balancer.modules for p in module.parameters()]
     groups.append({"params": learned, "peak": head_rate, "weight_decay": 0.0})
     groups = [group for group in groups if group["params"]]
     return torch.optim.AdamW(groups, lr=trunk_rate, betas=(0.9, 0.999), foreach=True)

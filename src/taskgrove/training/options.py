@@ -6,6 +6,7 @@ from typing import Literal, get_args
 from taskgrove.errors import TaskgroveError, listed
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Level = Literal["parameters", "features"]
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,9 @@ class Options:
     warmup: float = 0.05  # share of the budget with a rising rate, then a cosine to zero
     clip: float = 1.0  # largest gradient norm
     accumulate: int = 1  # parts that a batch is computed in
+    level: Level = "parameters"  # where balancing methods read task gradients; or "features"
+    every: int = 1  # steps between two looks of balancing methods at task gradients
+    watch: int = 0  # steps between two measurements of cosines where nothing needs them; 0: never
     precision: Precision = "auto"  # bf16 on an accelerator that has it, else fp32
     evaluations: int = 8  # validation looks, evenly over the budget
     patience: int | None = None  # looks without a gain before an early stop
@@ -29,7 +33,24 @@ class Options:
             raise TaskgroveError(
                 f'there is no precision "{self.precision}"; there are {listed(get_args(Precision))}'
             )
-        for name in ("batch_size", "accumulate", "evaluations", "validation_rows", "patience"):
+        if self.level not in get_args(Level):
+            raise TaskgroveError(
+                f'there is no level "{self.level}"; there are {listed(get_args(Level))}'
+            )
+        if self.level == "features" and self.accumulate > 1:
+            raise TaskgroveError('level "features" needs whole batches: set accumulate to 1')
+        if self.watch < 0:
+            raise TaskgroveError(f"watch is {self.watch}: it must be 0 (never) or more")
+        if self.watch and self.accumulate > 1:
+            raise TaskgroveError("watch needs whole batches: set accumulate to 1, or watch to 0")
+        for name in (
+            "batch_size",
+            "accumulate",
+            "every",
+            "evaluations",
+            "validation_rows",
+            "patience",
+        ):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise TaskgroveError(f"{name} is {value}: it must be 1 or more")

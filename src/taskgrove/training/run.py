@@ -1,6 +1,6 @@
 """Run: the moving parts of a training run, and the checkpoint that holds them all.
 
-`last.safetensors` holds weights, optimiser, weighting, mixture, loss scaler and the record; with
+`last.safetensors` holds weights, optimiser, balancer, mixture, loss scaler and the record; with
 random numbers counted by the step there is nothing else to keep. `fit.json` marks a run as done.
 """
 
@@ -15,6 +15,7 @@ import torch
 from taskgrove.mixing import Mixture
 from taskgrove.training import checkpoint
 from taskgrove.training.budget import Budget, Spent
+from taskgrove.training.diagnostics import Diagnostics
 from taskgrove.training.optimiser import optimiser_tensors, restore_optimiser
 from taskgrove.training.processes import processes
 from taskgrove.training.step import Stepper
@@ -30,15 +31,17 @@ class Record:
     history: list[dict[str, Any]] = field(default_factory=list)
     sums: dict[str, list[float]] = field(default_factory=dict)  # loss sum and steps since a look
     first: dict[str, float] = field(default_factory=dict)
+    balance: Diagnostics = field(default_factory=Diagnostics)
 
     def facts(self) -> dict[str, Any]:
         """As JSON."""
-        return {**vars(self), "spent": vars(self.spent)}
+        return {**vars(self), "spent": vars(self.spent), "balance": vars(self.balance)}
 
     @staticmethod
     def of(facts: Mapping[str, Any]) -> "Record":
         """From JSON."""
-        return Record(**{**facts, "spent": Spent(**facts["spent"])})
+        inner = {"spent": Spent(**facts["spent"]), "balance": Diagnostics(**facts["balance"])}
+        return Record(**{**facts, **inner})
 
 
 @dataclass(frozen=True)
@@ -60,8 +63,7 @@ def save(run: Run) -> None:
     stepper = run.stepper
     tensors = {f"model/{k}": v for k, v in stepper.model.state_dict().items()}
     tensors |= {f"optimiser/{k}": v for k, v in optimiser_tensors(stepper.optimiser).items()}
-    for module in stepper.balancer.modules():
-        tensors |= {f"weighting/{k}": v for k, v in module.state_dict().items()}
+    tensors |= {f"balancer/{k}": v for k, v in stepper.balancer.state().items()}
     mixture = run.mixture.state()
     tensors |= {f"mixture/{k}": torch.from_numpy(v.copy()) for k, v in mixture.items()}
     facts = {"record": run.record.facts(), "scaler": stepper.scaler.state_dict()}
@@ -81,8 +83,7 @@ def resumed(run: Run) -> Run:
     stepper = run.stepper
     stepper.model.load_state_dict(part("model"))
     restore_optimiser(stepper.optimiser, part("optimiser"))
-    for module in stepper.balancer.modules():
-        module.load_state_dict(part("weighting"))
+    stepper.balancer.load(part("balancer"))
     run.mixture.load({k: v.numpy() for k, v in part("mixture").items()})
     stepper.scaler.load_state_dict(facts["scaler"])
     return Run(stepper, run.mixture, Record.of(facts["record"]), run.budget, run.folder, run.seed)

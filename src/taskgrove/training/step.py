@@ -4,18 +4,20 @@ The joined batch of all processes is what counts: losses are sums over a part's 
 joined batch's count of the task, so that parts (accumulation) and processes add up to it.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from taskgrove.balancing import Balancer, balance
+from taskgrove.balancing import Balanced, Balancer
+from taskgrove.balancing.task_sam import TaskSAM
 from taskgrove.errors import TaskgroveError
 from taskgrove.objectives.supervised import LOSSES
 from taskgrove.sharing.model import MultiTaskModel
+from taskgrove.training.asked import asked
 from taskgrove.training.batch import Feed
 from taskgrove.training.budget import BACKWARD, FORWARD
 from taskgrove.training.optimiser import only
@@ -29,7 +31,7 @@ class Stepper:
 
     model: MultiTaskModel
     feed: Feed
-    balancer: Balancer
+    balancer: Balancer | TaskSAM
     optimiser: torch.optim.Optimizer
     places: dict[nn.Parameter, int]  # of each parameter's group in the optimiser
     scaler: torch.amp.GradScaler  # pyright: ignore[reportPrivateImportUsage]
@@ -38,35 +40,42 @@ class Stepper:
 
 def take_step(
     stepper: Stepper, tables: np.ndarray, rows: np.ndarray, step: int
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Moves the weights by the batch of a plan; returns losses and weights by task.
+) -> tuple[dict[str, float], Balanced]:
+    """Moves the weights by the batch of a plan; returns losses by task and what was balanced.
 
     Raises TaskgroveError when a loss or the gradient is no finite number, before any weight moves.
     """
     counts = {task: len(places) for task, places in stepper.feed.labels(tables, rows)}
-    names, device = list(counts), this_device()
-    number = torch.tensor([stepper.model.number[name] for name in names], device=device)
+    names = list(counts)
+    numbers = [stepper.model.number[name] for name in names]
     labels = [counts[name] * stepper.model.tasks[name].weight for name in names]
-    share = torch.tensor(labels, dtype=torch.float32, device=device)
-    share /= share.sum()
     shared = [p for p in stepper.model.trunks.parameters() if p.requires_grad]
-    own = [list(stepper.model.head(name).parameters()) for name in names]
-    weights, losses = balance(
-        stepper.balancer,
-        _parts(stepper, tables, rows, counts),
-        share,
-        number,
-        step,
-        shared=shared,
-        own=own,
-        scale=stepper.scaler.scale,
-        all_reduce=all_reduce if processes().num_processes > 1 else None,
-    )
-    found = dict(zip(names, losses.tolist(), strict=True))
+    own = [p for name in names for p in stepper.model.head(name).parameters()]
+    features: list[Tensor] = []
+    parts = _parts(stepper, tables, rows, counts, features)
+    balancer, weights, scale = stepper.balancer, torch.tensor(labels), stepper.scaler.scale
+    joined = all_reduce if processes().num_processes > 1 else None
+    if isinstance(balancer, TaskSAM):
+        balanced = balancer.run(parts, numbers, weights, own=own, scale=scale, all_reduce=joined)
+    else:
+        balanced = balancer.run(
+            parts, numbers, weights, own=own, features=features, scale=scale, all_reduce=joined
+        )
+    found = dict(zip(names, balanced.losses.tolist(), strict=True))
     _refuse_infinite(found, step)
-    learned = [p for module in stepper.balancer.modules() for p in module.parameters()]
-    _move(stepper, [*shared, *chain(*own), *learned], found, step)
-    return found, dict(zip(names, weights.tolist(), strict=True))
+    learned = [p for module in balancer.modules for p in module.parameters()]
+    _move(stepper, [*shared, *own, *learned], found, step)
+    if isinstance(balancer, Balancer) and balancer.choice.again:
+        balancer.observe(numbers, _looked_at(parts))
+    return found, balanced
+
+
+def _looked_at(parts: Sequence[Callable[[], list[Tensor]]]) -> Tensor:
+    """The joined batch's losses, forward only."""
+    with torch.no_grad():
+        losses = torch.stack([torch.stack(part()) for part in parts]).sum(0).double()
+    all_reduce(losses)
+    return losses
 
 
 def _move(
@@ -88,13 +97,19 @@ def _move(
 
 def passes(stepper: Stepper, tables: np.ndarray, rows: np.ndarray) -> float:
     """Forward and backward passes of a plan: one backward a row, or one a task of its table."""
-    if not stepper.balancer.gramian:
-        return len(rows) * (FORWARD + BACKWARD)
+    balancer = stepper.balancer
+    climb = FORWARD + BACKWARD if isinstance(balancer, TaskSAM) else 0.0  # of each task once more
+    look = FORWARD if balancer.choice.again else 0.0
+    if isinstance(balancer, Balancer):
+        if not balancer.sees_gradients or balancer.level == "features":
+            return len(rows) * (FORWARD + BACKWARD + look)
+        if balancer.steps % balancer.every and balancer.last:
+            return len(rows) * (FORWARD + BACKWARD)
     total = 0.0
     for table in np.unique(tables):
         here = tables == table
         tasks = len(stepper.feed.labels(tables[here], rows[here]))
-        total += here.sum() * (FORWARD + BACKWARD * tasks)
+        total += here.sum() * (FORWARD + (BACKWARD + climb) * tasks)
     return float(total)
 
 
@@ -115,34 +130,46 @@ def _refuse_infinite(losses: dict[str, float], step: int) -> None:
 
 
 def _parts(
-    stepper: Stepper, tables: np.ndarray, rows: np.ndarray, counts: dict[str, int]
-) -> Iterator[Callable[[], list[Tensor]]]:
+    stepper: Stepper,
+    tables: np.ndarray,
+    rows: np.ndarray,
+    counts: dict[str, int],
+    seen: list[Tensor],
+) -> list[Callable[..., list[Tensor]]]:
     """This process's parts of the batch, each as a function that computes its losses."""
     here = processes()
     mine = np.arange(len(rows))[here.process_index :: here.num_processes]
-    for part in np.array_split(mine, min(stepper.options.accumulate, len(mine))):
-        yield lambda part=part: _losses(stepper, tables[part], rows[part], counts)
+    parts = np.array_split(mine, min(stepper.options.accumulate, len(mine)))
+    each, every = partial(_losses, stepper, seen=seen), list(stepper.model.tasks)
+    once = partial(asked, each, stepper.feed, every)
+    return [partial(once, tables[part], rows[part], counts) for part in parts]
 
 
 def _losses(
-    stepper: Stepper, tables: np.ndarray, rows: np.ndarray, counts: dict[str, int]
+    stepper: Stepper,
+    tables: np.ndarray,
+    rows: np.ndarray,
+    counts: dict[str, int],
+    seen: list[Tensor],
 ) -> list[Tensor]:
-    """One loss a task of the joined batch.
+    """One loss a task of the joined batch; `seen` holds the trunk's features afterwards.
 
-    With a Gramian each table has a graph of its own, so that a task's backward never runs through
-    another table's rows.
+    Where task gradients are seen each table has a graph of its own, and each head, so that a task's
+    backward never runs through another table's rows. A step that is only watched has heads apart.
     """
-    device = this_device()
+    balancer, device, watch = stepper.balancer, this_device(), stepper.options.watch
+    apart = balancer.sees_gradients or (watch > 0 and (balancer.steps - 1) % watch == 0)
     losses = dict.fromkeys(counts, torch.zeros((), device=device))
-    groups = [tables == t for t in np.unique(tables)] if stepper.balancer.gramian else [slice(None)]
+    groups = [tables == t for t in np.unique(tables)] if balancer.sees_gradients else [slice(None)]
+    seen.clear()
     kind = number_type(stepper.options.precision, device)
     prepare = stepper.model.trunk(next(iter(counts))).prepare
     for group in groups:
         if len(rows[group]):
             batch = stepper.feed.batch(prepare, tables[group], rows[group]).to(device)
             with torch.autocast(device.type, kind, enabled=kind != torch.float32):
-                outputs = stepper.model(batch.inputs, batch.route)
-            losses |= _task_losses(stepper.model, outputs, batch.targets, counts)
+                outputs = stepper.model(batch.inputs, batch.route, apart=apart, seen=seen)
+            losses |= _task_losses(stepper.model, outputs, batch.targets, counts, apart)
     return list(losses.values())
 
 
@@ -151,8 +178,14 @@ def _task_losses(
     outputs: Mapping[str, Tensor],
     targets: Mapping[str, Tensor],
     counts: Mapping[str, int],
+    apart: bool,
 ) -> dict[str, Tensor]:
-    """Sum of the rows' losses over the task's count; tasks of a kind are computed together."""
+    """Sum of the rows' losses over the task's count; tasks of a kind together, or each apart."""
+    if apart:
+        return {
+            name: LOSSES[model.tasks[name].kind](output, targets[name]).sum() / counts[name]
+            for name, output in outputs.items()
+        }
     alike: dict[tuple[str, int], list[str]] = {}
     for name in outputs:
         task = model.tasks[name]

@@ -17,7 +17,7 @@ def curve_lines(results: Results) -> dict[str, dict[str, tuple[list[float], list
     for task in results["tasks"]:
         for name, method in results["methods"].items():
             curves = [c["points"] for c in method.get("curves") or [] if c["task"] == task]
-            line = _mean_curve([p for p in map(_known, curves) if len(p)])
+            line = mean_curve([p for p in map(_known, curves) if len(p)])
             if line:
                 found.setdefault(task, {})[name] = line
     return found
@@ -29,13 +29,14 @@ def _known(points: list[dict[str, Any]]) -> np.ndarray:
     return np.array(sorted(kept), dtype=float).reshape(-1, 2)  # [point 2]
 
 
-def _mean_curve(curves: list[np.ndarray]) -> tuple[list[float], list[float]] | None:
+def mean_curve(curves: list[np.ndarray]) -> tuple[list[float], list[float]] | None:
+    """The mean of curves [point 2] over the stretch where all of them have points."""
     if not curves:
         return None
     low, high = max(c[0, 0] for c in curves), min(c[-1, 0] for c in curves)
     x = np.unique(np.concatenate([c[:, 0] for c in curves]))
     x = x[(x >= low) & (x <= high)]
     if not len(x):  # seeds without a common stretch: the longest speaks
-        return _mean_curve([max(curves, key=len)])
+        return mean_curve([max(curves, key=len)])
     y = np.mean([np.interp(x, c[:, 0], c[:, 1]) for c in curves], axis=0)
     return x.tolist(), y.tolist()

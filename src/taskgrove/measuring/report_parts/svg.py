@@ -21,6 +21,8 @@ INK, MUTED, GRID, PAPER = "#010101", "#020202", "#030303", "#040404"
 VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--line", PAPER: "--paper"}
 HUES = 7  # --hue0 ... --hue6 in the page
 HUE = "#0500{:02x}"
+SHADE = "#0600{:d}{:d}"  # --better1 ... --better4, --worse1 ... --worse4
+WAYS = ("better", "worse")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (7, 2, 1.5, 2)))
 Looks = dict[str, tuple[str, Any]]
 
@@ -41,7 +43,18 @@ def variable(colour: str) -> str:
     >>> variable(INK), variable(HUE.format(2))
     ('var(--ink)', 'var(--hue2)')
     """
+    if colour.startswith("#0600"):
+        return f"var(--{WAYS[int(colour[-2])]}{colour[-1]})"
     return f"var({VARIABLES.get(colour) or f'--hue{int(colour[-2:], 16)}'})"
+
+
+def shade(way: str, level: int) -> str:
+    """The stand-in for a shade of better or worse, 1 to 4.
+
+    >>> variable(shade("worse", 2))
+    'var(--worse2)'
+    """
+    return SHADE.format(WAYS.index(way), level)
 
 
 def scale(axis: Any, write: Callable[[float], str], most: int, log: bool = False) -> None:
@@ -96,7 +109,7 @@ def _themed(text: str, words: str, width: int, height: int) -> str:
     text = re.sub(r"^<svg[^>]*>", "", text).replace("xlink:href", "href")
     text = re.sub(r"\s*<!--.*?-->", "", text, flags=re.DOTALL)
     text = re.sub(
-        r"(?<=: )#(?:(?:0[1-4]){3}|0500[0-9a-f]{2})\b", lambda hit: variable(hit[0]), text
+        r"(?<=: )#(?:(?:0[1-4]){3}|0[56]00[0-9a-f]{2})\b", lambda hit: variable(hit[0]), text
     )
     head = f'<svg role="img" aria-label="{escape(cut(words, 200))}" viewBox="0 0 {width} {height}"'
     return f'{head} style="max-width:{width}px">{text}'.strip()
