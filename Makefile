@@ -11,7 +11,7 @@ test: .venv/developer
 	.venv/bin/ruff format --check src tests tools bench
 	.venv/bin/ruff check src tests tools bench
 	.venv/bin/basedpyright
-	.venv/bin/python -m pytest -m "not slow"
+	.venv/bin/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-slow: .venv/developer
 	.venv/bin/python -m pytest -m slow

@@ -296,6 +296,27 @@ def test_a_task_without_rows_in_this_part_adds_nothing():
     assert heads[1].weight.grad is None
 
 
+@pytest.mark.parametrize("method", ["moco", "graddrop", "upgrad", "gradnorm"])
+@pytest.mark.parametrize("level", ["parameters", "features"])
+def test_a_loss_scaler_only_scales(method, level):
+    if BALANCERS[method].tracks and level == "features":
+        pytest.skip("refused")
+    found = []
+    for factor in (1.0, 1024.0):
+        trunk, heads, x, _ = setting("perceptron", one_input)
+        balancer = Balancer(method, 4, shared=trunk, level=level)
+        for _ in range(3):
+            trunk.zero_grad()
+            heads.zero_grad()
+            losses = one_input(trunk, heads, x)
+            done = balancer.step(losses, share=SHARE, scale=lambda loss, by=factor: loss * by)
+        found.append((of([*trunk.parameters(), *heads.parameters()]) / factor, done))
+    assert near(found[0][0], found[1][0], 1e-6)
+    assert torch.equal(found[0][1].weights, found[1][1].weights)
+    if found[0][1].gramian is not None:
+        assert torch.equal(found[0][1].gramian, found[1][1].gramian)
+
+
 def test_watching_leaves_the_gradient_alone():
     found = []
     for watch in (0, 1):
