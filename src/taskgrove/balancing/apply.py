@@ -16,9 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from taskgrove.balancing.graph import COMMON, Graph, Node, edge_of, edges_of
+from taskgrove.balancing.graph import Graph
 from taskgrove.balancing.measured import Measured
 from taskgrove.balancing.pairs import Streamed
+from taskgrove.balancing.walk import COMMON, Node, edge_of
 
 
 def combine(
@@ -63,7 +64,7 @@ def scaled(graph: Graph, shared: Mapping[nn.Parameter, int], c: Tensor) -> Itera
             continue
         slots = [
             slot
-            for slot, (below, _) in enumerate(edges_of(node))
+            for slot, (below, _) in enumerate(graph.edges[node])
             if graph.owner.get(below) == COMMON or (id(node) in leaf and _variable(below) in shared)
         ]
         if slots:

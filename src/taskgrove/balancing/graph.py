@@ -10,14 +10,12 @@ Cost: each node is visited at most twice, whatever K.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor, nn
 
-Node = Any  # torch.autograd.graph.Node
-COMMON = -1
+from taskgrove.balancing.walk import COMMON, Node, Walk, edge_of
 
 
 @dataclass(frozen=True)
@@ -49,6 +47,20 @@ class Graph:
     components: Sequence[Component]
     leaves: Mapping[nn.Parameter, list[tuple[Node, int]]]
     parents: Mapping[Node, list[tuple[Node, int]]]
+    edges: Mapping[Node, list[tuple[Node, int]]]
+
+    def leads_to(self, node: Node, parameters: Container[nn.Parameter]) -> bool:
+        """Whether a backward pass to `parameters` runs through the node."""
+        left, seen = [node], {node}
+        while left:
+            for below, _ in self.edges[left.pop()]:
+                variable = getattr(below, "variable", None)
+                if variable is not None and variable in parameters:
+                    return True
+                if variable is None and below is not None and below not in seen:
+                    seen.add(below)
+                    left.append(below)
+        return False
 
     def reads(self) -> list[dict[nn.Parameter, set[int]]]:
         """What each component reads: parameters, each with the tasks or COMMON that read it."""
@@ -67,7 +79,7 @@ class Graph:
 
 def graph_of(losses: Sequence[Tensor], cut: Sequence[Tensor] = ()) -> Graph:
     """The graph of scalar losses; nodes from the tensors `cut` downwards count as common."""
-    walk = _Walk(len(losses))
+    walk = Walk(len(losses))
     for tensor in cut:
         walk.mark_common(edge_of(tensor)[0], None)
     roots = [edge_of(loss) for loss in losses]
@@ -84,7 +96,7 @@ def graph_of(losses: Sequence[Tensor], cut: Sequence[Tensor] = ()) -> Graph:
             frontier[number[walk.find(task)]][root].append(Entry(task, None, 0))
     for node, task in walk.owner.items():
         if task != COMMON:
-            for slot, (below, output) in enumerate(edges_of(node)):
+            for slot, (below, output) in enumerate(walk.edges[node]):
                 if walk.owner.get(below) == COMMON:
                     edges = frontier[number[walk.find(task)]]
                     edges[below, output].append(Entry(task, node, slot))
@@ -97,107 +109,4 @@ def graph_of(losses: Sequence[Tensor], cut: Sequence[Tensor] = ()) -> Graph:
     for edges in walk.leaves.values():  # below a cut that no loss uses
         edges[:] = [edge for edge in edges if edge[0] in walk.member or walk.owner[edge[0]] >= 0]
 
-    return Graph(walk.owner, home, components, walk.leaves, walk.parents)
-
-
-def edge_of(tensor: Tensor) -> tuple[Node, int]:
-    """The node that made a tensor (None where there is no graph), and which of its outputs."""
-    return _passed(tensor.grad_fn, tensor.output_nr)
-
-
-def edges_of(node: Node) -> list[tuple[Node, int]]:
-    """A node's edges downwards, by slot."""
-    return [_passed(*edge) for edge in node.next_functions]
-
-
-def _passed(node: Node, output: int) -> tuple[Node, int]:
-    """Looks through a node of DDP's (find_unused_parameters) that hands all outputs on as is."""
-    while node is not None and node.name() == "_DDPSinkBackward":
-        if node.ddp_weakref().static_graph:
-            raise ValueError(
-                "DDP(static_graph=True) counts backward passes and takes the one that looks at task"
-                " gradients for the real one; leave static_graph out"
-            )
-        place = sum(node.needs_input_grad[1 : 1 + output])  # before the outputs comes DDP itself
-        node, output = [edge for edge in node.next_functions if edge[0] is not None][place]
-    return node, output
-
-
-class _Walk:
-    """A walk down from each loss; tasks that meet are joined (union-find).
-
-    `member` is a task of the component that a common node belongs to.
-    """
-
-    def __init__(self, tasks: int) -> None:
-        self.owner: dict[Node, int] = {}
-        self.member: dict[Node, int] = {}
-        self.leaves: dict[nn.Parameter, list[tuple[Node, int]]] = defaultdict(list)
-        self.parents: dict[Node, list[tuple[Node, int]]] = defaultdict(list)
-        self.head = list(range(tasks))
-
-    def find(self, task: int) -> int:
-        while self.head[task] != task:
-            self.head[task] = self.head[self.head[task]]
-            task = self.head[task]
-        return task
-
-    def visit(self, root: Node, task: int) -> None:
-        """Marks what leads to `task`'s loss; where another task was, all below is common."""
-        left = [root]
-        while left:
-            node = left.pop()
-            before = self.owner.get(node)
-            if before == task:
-                continue
-            if before is None:
-                self.owner[node] = task
-                left += self._below(node, first=True)
-                continue
-            if before != COMMON:
-                self.mark_common(node, before)
-            self._join(node, task)
-
-    def mark_common(self, root: Node, task: int | None) -> None:
-        left = [root]
-        while left:
-            node = left.pop()
-            before = self.owner.get(node)
-            if before == COMMON:
-                if task is not None:
-                    self._join(node, task)
-                continue
-            self.owner[node] = COMMON
-            if task is not None:
-                self.member[node] = task
-            left += self._below(node, first=before is None)
-
-    def _join(self, node: Node, task: int) -> None:
-        """The component of a common node takes `task` in."""
-        if node in self.member:
-            self.head[self.find(task)] = self.find(self.member[node])
-        else:  # below a cut: the first task that comes by
-            left = [node]
-            while left:
-                here = left.pop()
-                if here not in self.member:
-                    self.member[here] = task
-                    left += self._below(here, first=False)
-                else:
-                    self.head[self.find(task)] = self.find(self.member[here])
-
-    def _below(self, node: Node, *, first: bool) -> list[Node]:
-        found: list[Node] = []
-        edges = [
-            (slot, below) for slot, (below, _) in enumerate(edges_of(node)) if below is not None
-        ]
-        for slot, below in edges:
-            variable = getattr(below, "variable", None)
-            if variable is not None:
-                if first:
-                    self.leaves[variable].append((node, slot))
-                continue
-            if first:
-                self.parents[below].append((node, slot))
-            found.append(below)
-        return found
+    return Graph(walk.owner, home, components, walk.leaves, walk.parents, walk.edges)

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 
 from taskgrove.balancing.gradients import Held, Written
-from taskgrove.balancing.graph import Graph, Node
+from taskgrove.balancing.graph import Graph
 from taskgrove.balancing.pairs import Gradients, Paired, Streamed
 from taskgrove.balancing.plan import Buffers, Plan
+from taskgrove.balancing.walk import Node
 
 logger = logging.getLogger(__name__)
 Edge = tuple[Node, int]

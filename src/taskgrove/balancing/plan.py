@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 
 from taskgrove.balancing.gradients import Written
-from taskgrove.balancing.graph import COMMON, Graph, Node
+from taskgrove.balancing.graph import Graph
 from taskgrove.balancing.pairs import Paired, Streamed, between, products, written
 from taskgrove.balancing.uses import Tap, Use, uses_of
+from taskgrove.balancing.walk import COMMON
 
 
 @dataclass(frozen=True)
@@ -102,8 +103,10 @@ class Taps:
         read: Sequence[nn.Parameter],
         plan: Plan,
         tasks: Sequence[int],
+        *,
+        batched: bool = False,
     ) -> None:
-        reached = _above(graph, inputs)
+        given = set(inputs)
         self.tasks = tasks
         self.edges: list[GradientEdge] = []
         self.aside: list[tuple[Use, Paired | Streamed | Written]] = []
@@ -114,8 +117,9 @@ class Taps:
             for use in planned.uses:
                 if not self._mine(graph, use):
                     continue
-                if use.node in reached:
-                    self.taps.append(Tap(use.node, self._catcher(use, planned.gradients)))
+                if graph.leads_to(use.node, given):
+                    take = self._catcher(use, planned.gradients)
+                    self.taps.append(Tap(use.node, take, batched))
                 else:
                     self.edges.append(GradientEdge(use.node, 0))
                     self.aside.append((use, planned.gradients))
@@ -171,15 +175,3 @@ def catch(
             paired, writing = products(len(A), A.shape[1], D.shape[2], len(D))
     met = between(A, D, A, D) if paired <= writing else written(A, D)
     gradients.add(tasks, met)
-
-
-def _above(graph: Graph, parameters: Sequence[nn.Parameter]) -> set[Node]:
-    """All nodes through which a pass to these parameters runs."""
-    left = [node for parameter in parameters for node, _ in graph.leaves.get(parameter, [])]
-    found: set[Node] = set()
-    while left:
-        node = left.pop()
-        if node not in found:
-            found.add(node)
-            left += [parent for parent, _ in graph.parents.get(node, [])]
-    return found

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 
-from taskgrove.balancing.graph import COMMON, Component, Node, edge_of
+from taskgrove.balancing.graph import Component
 from taskgrove.balancing.measured import Asked, Entered, Measured, grad
+from taskgrove.balancing.walk import COMMON, Node, edge_of
 
 Caught = dict[Any, dict[int, Tensor]]  # by edge or parameter, then by task
 Slots = dict[Node, list[tuple[int, Any, int]]]  # of each node: (slot, edge or parameter, task)

@@ -17,11 +17,11 @@ from collections.abc import Mapping, Sequence
 
 from torch import nn
 
-from taskgrove.balancing.graph import COMMON
 from taskgrove.balancing.measured import Asked, Entered, Measured, grad
 from taskgrove.balancing.pairs import Streamed
 from taskgrove.balancing.plan import Plan, Taps, plan_of
 from taskgrove.balancing.signals import enter
+from taskgrove.balancing.walk import COMMON
 
 
 def parameters(asked: Asked, *, write: bool) -> Measured:
@@ -103,7 +103,7 @@ def _batched(
     measured: Measured,
 ) -> None:
     inputs = [p for p in common if p not in plan]
-    with Taps(asked.graph, inputs, common, plan, entered.tasks) as taps:
+    with Taps(asked.graph, inputs, common, plan, entered.tasks, batched=True) as taps:
         found = entered.down([*inputs, *taps.edges])
         taps.take(found[len(inputs) :])
     for parameter, rows in zip(inputs, found, strict=False):

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from taskgrove.balancing.graph import Graph, Node
+from taskgrove.balancing.graph import Graph
 from taskgrove.balancing.pairs import by_identifier
+from taskgrove.balancing.walk import Node
 
 PASSED = {"TBackward0": 1, "TransposeBackward0": 1, "ToCopyBackward0": 0}  # transpositions
 
@@ -108,8 +109,8 @@ def _let_pass(_gradient: Tensor) -> None:
 class Tap:
     """Calls `take(D [task ...])` when a backward pass reaches a node, batched over tasks or not."""
 
-    def __init__(self, node: Node, take: Callable[[Tensor], None]) -> None:
-        self.take = take
+    def __init__(self, node: Node, take: Callable[[Tensor], None], batched: bool) -> None:
+        self.take, self.batched = take, batched
         self.handle = node.register_prehook(self._hook)
 
     def __call__(self, gradient: Tensor) -> None:
@@ -121,5 +122,9 @@ class Tap:
         self.take = _let_pass
 
     def _hook(self, gradients: Sequence[Tensor | None]) -> None:
-        if gradients[0] is not None:
+        if gradients[0] is None:
+            return
+        if self.batched:
             _Take.apply(gradients[0], self)
+        else:
+            self.take(gradients[0][None])

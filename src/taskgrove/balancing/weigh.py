@@ -11,7 +11,6 @@ import logging
 import math
 from dataclasses import dataclass, replace
 
-import torch
 from jaxtyping import Float64
 from torch import Tensor
 
@@ -62,11 +61,12 @@ def fall_back(statistic: Statistic, why: str) -> Weighed:
 def normalised(gramian: Float64[Tensor, "task task"]) -> Float64[Tensor, "task task"]:
     """M / 4^e with its largest diagonal element in [1, 4)."""
     exponent = math.frexp(gramian.diagonal().max().item())[1] - 1
-    return torch.ldexp(gramian, torch.tensor(-2 * (exponent // 2)))
+    half = math.ldexp(1.0, -(exponent // 2))  # twice, as the whole may be no float's
+    return gramian * half * half
 
 
 def _finite(statistic: Statistic) -> bool:
-    found = statistic.losses.isfinite().all()
-    if statistic.gramian is not None:
-        found &= statistic.gramian.isfinite().all()
-    return bool(found)
+    found = math.isfinite(statistic.losses.sum().item())  # no sum of doubles here overflows
+    if found and statistic.gramian is not None:
+        found = math.isfinite(statistic.gramian.sum().item())
+    return found
