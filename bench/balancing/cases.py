@@ -177,6 +177,12 @@ def features(quick: bool) -> Case:
     return Case(case.trunk, case.heads, case.inputs, case.targets, level="features")
 
 
+def features_transformer(quick: bool) -> Case:
+    """The same at the features of the transformer, linear heads."""
+    case = sequences(20, own=False, shape=(4, 8, 16) if quick else (16, 32, 128))
+    return Case(case.trunk, case.heads, case.inputs, case.targets, level="features")
+
+
 def memory(quick: bool) -> Case:
     """One input, K = 5, MLP of ten layers 1024 wide: 40 MiB of gradients."""
     w = 64 if quick else 1024
@@ -190,6 +196,7 @@ CASES: dict[str, Callable[[bool], Case]] = {
     "one-transformer": one_transformer,
     "one-transformer-5": one_transformer_every_5,
     "features": features,
+    "features-transformer": features_transformer,
     "memory": memory,
 }
 

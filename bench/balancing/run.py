@@ -29,6 +29,7 @@ BARS: dict[str, dict[str, float]] = {
     "one-transformer": {"flops": 13.7},
     "one-transformer-5": {"flops": 3.9},
     "features": {"flops": 1.06, "time": 1.15},
+    "features-transformer": {"flops": 1.06, "time": 1.15},
     "memory": {"memory": 55},
     "nash": {
         **dict.fromkeys(("ms, rows alike", "ms, rows 1e-2..1e2", "ms, rows 1e-6..1e6"), 0.3),
@@ -92,7 +93,7 @@ def table(case: str, ours: Ways, peers: Ways, quick: bool) -> list[str]:
             mine,
         )
         cells = "".join(f"{shown(number):>10}" for number in numbers)
-        lines.append(f"{case:<18}{measure:<26}{cells}  {verdict}".rstrip())
+        lines.append(f"{case:<21}{measure:<26}{cells}  {verdict}".rstrip())
     return lines
 
 
@@ -122,7 +123,7 @@ def main() -> None:
     options = parser.parse_args()
     peer = python_of(PEERS)
     columns = ("bar", "torchjd", "LibMTL", "by hand", "ours")
-    print(f"{'case':<18}{'measure':<26}" + "".join(f"{name:>10}" for name in columns))
+    print(f"{'case':<21}{'measure':<26}" + "".join(f"{name:>10}" for name in columns))
     after, raw, versions = [], {}, {}
     for case in [options.only] if options.only else BARS:
         ours, _ = side(sys.executable, "ours.py", case, options.quick)
