@@ -53,6 +53,9 @@ def nash(
     """
     gramian, w = M.numpy(), share.numpy().copy()
     moves = gramian.diagonal() > 0
+    if moves.all():
+        a = bargain(gramian, len(w) * w)
+        return torch.from_numpy(a / a.sum())
     if moves.any():
         a = bargain(gramian[np.ix_(moves, moves)], len(w) * w[moves])
         w[moves] = w[moves].sum() * (a / a.sum())
