@@ -69,3 +69,23 @@ def test_every_balancing_method_trains_and_is_measured(small_tasks, tmp_path):
             assert len(told[0]["cosines"]["tasks"]) == 4, name
             assert told[0]["fallbacks"] == 0, name
             assert f"mean cosines under {name}" in page
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        ("moco", Options(level="features"), "moco keeps a state as long as a gradient"),
+        ("sam_mtl", Options(level="features"), "leave out --level and --every"),
+        ("sam_mtl", Options(every=2), "leave out --level and --every"),
+    ],
+)
+def test_what_a_method_cannot_do_is_refused_before_anything_is_written(
+    small_tasks, tmp_path, method, options, message
+):
+    task_set, budget = load_tasks(small_tasks), Budget(steps=2)
+    with pytest.raises(TaskgroveError, match=message):
+        taskgrove.train(method, task_set, tmp_path / "model", budget, options)
+    settings = taskgrove.Settings(methods=["joint", method], budget=budget, options=options)
+    with pytest.raises(TaskgroveError, match=message):
+        taskgrove.compare(task_set, tmp_path / "run", settings)
+    assert list(tmp_path.iterdir()) == []

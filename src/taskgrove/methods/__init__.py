@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from functools import partial
 
 from taskgrove.balancing import BALANCERS
+from taskgrove.balancing.task_sam import Flat
 from taskgrove.errors import TaskgroveError, did_you_mean, listed
 from taskgrove.methods.joint import joint
 from taskgrove.methods.merged import adaptive, arithmetic, average, ties_merging
@@ -19,10 +20,10 @@ BASELINES: dict[str, Method] = {
     "joint": Method("one shared trunk, the mean of the tasks' losses", joint),
 }
 BALANCING: dict[str, Method] = {
-    name: Method(choice.about, partial(joint, balancer=name))
+    name: Method(choice.about, partial(joint, balancer=name), name)
     for name, choice in BALANCERS.items()
     if name not in JOINT
-} | {"sam_mtl": Method("each task climbs first, then CAGrad (Phan et al. 2022)", sam_mtl)}
+} | {"sam_mtl": Method("each task climbs first, then CAGrad (Phan et al. 2022)", sam_mtl, Flat())}
 MERGING: dict[str, Method] = {
     "weight_average": Method(
         "the mean of the single models' weights (Wortsman et al. 2022)", average

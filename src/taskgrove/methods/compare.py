@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from taskgrove.methods import METHODS
 from taskgrove.methods.parallel import run_seeds
 from taskgrove.methods.results import assemble
 from taskgrove.methods.seed import Tell, folder_of, run_seed
@@ -20,6 +21,7 @@ from taskgrove.methods.settings import Settings
 from taskgrove.methods.workplace import check, claim
 from taskgrove.tasks.task_set import TaskSet
 from taskgrove.training import checkpoint
+from taskgrove.training.bound import refuse
 from taskgrove.training.processes import processes, threads, wait
 
 
@@ -37,6 +39,9 @@ def compare(
     `jobs` seeds run side by side, each in a process of its own; the results do not depend on it.
     """
     check(task_set, settings.seeds, settings.backbone, settings.start_steps)
+    for name in settings.all_methods:
+        if (balancer := METHODS[name].balancer) is not None:
+            refuse(balancer, settings.options)
     asked = {**settings.to_json(), "tasks": task_set.name, "data": task_set.fingerprint()}
     claim(out, {name: value for name, value in asked.items() if name != "threads"})
     if jobs > 1 and len(settings.seeds) > 1:

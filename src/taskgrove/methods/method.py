@@ -99,6 +99,7 @@ class Method:
 
     about: str
     run: Callable[[Job], Outcome]
+    balancer: Named | None = None  # what its one trunk is trained with, if any
 
 
 def curves(record: Record, tasks: Sequence[str]) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from taskgrove.methods.start import Named, start
 from taskgrove.methods.workplace import check, claim
 from taskgrove.tasks.task_set import TaskSet
 from taskgrove.training import checkpoint
+from taskgrove.training.bound import refuse
 from taskgrove.training.budget import Budget
 from taskgrove.training.evaluate import predict, scores
 from taskgrove.training.options import Options
@@ -37,6 +38,8 @@ def train(
             f'there is no method "{method}"; there are {listed(METHODS, 40)}.{hint}'
         )
     check(task_set, [seed], backbone, start_steps)
+    if (balancer := METHODS[method].balancer) is not None:
+        refuse(balancer, options)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise TaskgroveError(f"{out} exists and is not an empty folder: give another --out")
     asked = {
