@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PIP = .venv/bin/pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
-.PHONY: demo test test-slow bench claims clean
+.PHONY: demo test test-slow bench bench-merging claims clean
 
 demo: .venv/user
 	.venv/bin/taskgrove compare
@@ -20,7 +20,12 @@ bench: .venv/developer
 	test -x .venv-peers/bin/python || .venv/bin/python bench/balancing/environment.py
 	.venv/bin/python bench/record.py
 
-claims: .venv/user
+bench-merging: .venv/developer
+	test -x .venv-peers-merging/bin/python || .venv/bin/python bench/merging/environment.py
+	.venv/bin/python bench/record.py merging
+
+claims: .venv/developer
+	$(PIP) --editable ".[pairs]"
 	.venv/bin/taskgrove reproduce
 
 .venv/user: pyproject.toml constraints.txt

@@ -1,6 +1,7 @@
 """Runs every benchmark of this folder and keeps what it printed, with date, versions and machine.
 
-python bench/record.py          writes results/bench-YYYY-MM-DD.txt
+python bench/record.py              writes results/bench-YYYY-MM-DD.txt
+python bench/record.py merging      that folder alone: results/bench-merging-YYYY-MM-DD.txt
 """
 
 import os
@@ -12,6 +13,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 HERE = Path(__file__).parent
+GROUPS = {
+    "": [HERE / "mixing.py", HERE / "tasks.py", HERE / "balancing" / "run.py"],
+    "merging": [
+        HERE / "merging" / f"{name}.py" for name in ("run", "learned", "adapters", "rebasin")
+    ],
+}
 PACKAGES = ("torch", "transformers", "numpy", "pyarrow", "scikit-learn")
 
 
@@ -20,9 +27,8 @@ def main() -> None:
     versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
     parts = [f"{time.strftime('%Y-%m-%d %H:%M')}; {machine}; {versions}"]
-    for path in sorted([*HERE.glob("*.py"), *HERE.glob("*/run.py")]):
-        if path.name == Path(__file__).name:
-            continue
+    wanted = sys.argv[1] if len(sys.argv) > 1 else ""
+    for path in GROUPS[wanted]:
         command = [sys.executable, str(path)]
         load = os.getloadavg()[0]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -31,7 +37,8 @@ def main() -> None:
         print(parts[-1], flush=True)
     folder = HERE.parent / "results"
     folder.mkdir(exist_ok=True)
-    (folder / f"bench-{time.strftime('%Y-%m-%d')}.txt").write_text("\n".join(parts) + "\n")
+    name = f"bench-{wanted}-" if wanted else "bench-"
+    (folder / f"{name}{time.strftime('%Y-%m-%d')}.txt").write_text("\n".join(parts) + "\n")
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ TASKS = ("side", "rare", "tags", "number")
 SMALL = ("--steps", 8, "--start-steps", 8)
 BUDGET, BATCH = 8 * 64, 64
 MERGED = {"weight_average", "task_arithmetic", "ties", "adamerging"}
-COMMANDS = [command.callback.__name__ for command in app.registered_commands]
+COMMANDS = [c.callback.__name__.replace("_", "-") for c in app.registered_commands]
 PASSING = {"created", "command", "train_seconds", "seconds"}  # differ from run to run
 
 

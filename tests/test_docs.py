@@ -10,7 +10,7 @@ import pytest
 from taskgrove.backbones import BACKBONES
 from taskgrove.balancing import BALANCERS
 from taskgrove.measuring import METRICS
-from taskgrove.merging import STATIC
+from taskgrove.merging.table import STATIC
 from taskgrove.methods import DEFAULT, GROUPS
 from taskgrove.mixing import RATES
 from taskgrove.objectives import OBJECTIVES
@@ -28,7 +28,7 @@ DECISIONS = (
 NAMES = {
     "training": {*DEFAULT, *GROUPS, *(field.name for field in dataclasses.fields(Options))},
     "balancing": set(BALANCERS),
-    "merging": {*STATIC, "adamerging"},
+    "merging": {*STATIC, "adamerging", "atlas", "self_positioning", "rebasin"},
     "mixing": set(RATES),
     "backbones": {*BACKBONES, "minilm"},
     "measuring": set(METRICS),

@@ -13,6 +13,7 @@ import pytest
 from command_line import works
 from taskgrove.methods import DEFAULT
 from taskgrove.tasks.task_set import load_tasks
+from tiny_classifiers import write_family
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -59,6 +60,10 @@ def used(tmp_path_factory):
     """A folder in which all commands of the README were run, line by line."""
     folder = tmp_path_factory.mktemp("readme")
     write_reviews(folder / "reviews.csv")
+    pair = ["no", "yes"]
+    write_family(folder, {"B": None, "A1": pair, "A2": pair, "A3": pair})
+    for file in ("t1.csv", "t2.csv"):
+        (folder / file).write_text("text\n" + "red dog runs\nblue cat\nbig dog\n" * 8)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for program, *words in commands():
@@ -76,6 +81,8 @@ def test_every_command_runs(used):
     with (used / "predictions.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 240
     assert (used / "runs/reviews/report.html").is_file()
+    assert (used / "M/model.safetensors").is_file()
+    assert (used / "N/coefficients.png").is_file()
 
 
 def test_init_finds_the_tasks_that_the_readme_names(used):

@@ -105,7 +105,7 @@ def transformer(
             f"{folder} has no .safetensors file: save the model with save_pretrained(folder);"
             " pickled weights are never opened."
         )
-    with _quiet():
+    with quiet():
         config = _read(folder / "config.json", "AutoConfig", folder)
         check_config(config, folder)
         if dropout is not None:
@@ -123,7 +123,7 @@ def transformer(
 
 def save_transformer(encoder: TransformerEncoder, folder: Path) -> None:
     """The folder opens with `AutoModel` and `AutoTokenizer`."""
-    with _quiet():
+    with quiet():
         encoder.model.save_pretrained(folder, max_shard_size="1000GB")
         if isinstance(encoder.tokens, Processor):
             text = json.dumps(settings(encoder.tokens), indent=2)
@@ -172,7 +172,7 @@ def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """transformers without its progress bars and reports, restored afterwards."""
     from transformers.utils import logging
 

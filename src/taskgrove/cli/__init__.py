@@ -7,9 +7,14 @@ import typer
 
 from taskgrove import __version__
 from taskgrove.cli.compare import compare
+from taskgrove.cli.generate import app as generate
 from taskgrove.cli.init import init
+from taskgrove.cli.many import spread
+from taskgrove.cli.merge import app as merge
+from taskgrove.cli.merge_statistics import merge_statistics
 from taskgrove.cli.predict import predict
 from taskgrove.cli.reproduce import reproduce
+from taskgrove.cli.serve import serve
 from taskgrove.cli.suite import suite
 from taskgrove.cli.systems import systems
 from taskgrove.cli.train import train
@@ -29,6 +34,10 @@ app = typer.Typer(
 )
 for command in (compare, train, predict, init, systems, reproduce, suite):
     app.command()(command)
+app.add_typer(merge, name="merge")
+app.add_typer(generate, name="generate")
+for command in (merge_statistics, serve):
+    app.command()(command)
 
 
 @app.callback(invoke_without_command=True)
@@ -47,7 +56,7 @@ def main() -> None:
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # a code page that lacks the tables' stars
     try:
-        app()
+        app(spread(sys.argv[1:]))
     except TaskgroveError as error:
         print(f"taskgrove: {error}", file=sys.stderr)
         sys.exit(2)

@@ -29,7 +29,8 @@ def reproduce(
         bool, typer.Option("--quick", help="Tiny sizes, two seeds: does it run? Proves nothing.")
     ] = False,
     seeds: Annotated[
-        int | None, typer.Option(help="How many. [default: 10]", show_default=False)
+        int | None,
+        typer.Option(help="How many. [default: each claim's own, 5 or 10]", show_default=False),
     ] = None,
     jobs: Annotated[
         int | None,
@@ -55,20 +56,20 @@ def reproduce(
     from taskgrove.systems.runs import reproduce as run
 
     chosen = [system_of(name) for name in dict.fromkeys(names or SYSTEMS)]
-    seeds = (2 if quick else 10) if seeds is None else seeds
     jobs = (os.cpu_count() or 1) if jobs is None else jobs
     for option, value in (("--seeds", seeds), ("--jobs", jobs)):
-        if value < 1:
+        if value is not None and value < 1:
             raise TaskgroveError(f"{option} is {value}: it must be 1 or more")
     command, console = shlex.join(["taskgrove", *sys.argv[1:]]), Console()
     for system in chosen:
+        count = seeds or (2 if quick else system.seeds)
         with o.bar() as bar:
 
             def tell(_arm: str, _seed: int, done: float, slug: str = system.slug) -> None:
                 bar.tell(slug, "running", done, {})
 
             claim = run(
-                system, out, range(seeds), quick=quick, jobs=jobs, command=command, progress=tell
+                system, out, range(count), quick=quick, jobs=jobs, command=command, progress=tell
             )
         console.print(table(claim))
         for statement in claim.statements:

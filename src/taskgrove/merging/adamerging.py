@@ -5,7 +5,7 @@ ICLR 2024, arXiv 2310.02575. The merged model should be sure of its predictions 
 their entropy, which needs no labels, chooses a coefficient per model and tensor (or per model).
 
     min_lam  sum_t mean_{x in B_t} H(h_t(f(x; theta(lam))))      theta(lam): see scaled_merge
-    AdaMerging++ (plus=True): the same on the task vectors cleaned by TIES
+    AdaMerging++ (plus=True): the same on the task vectors cleaned by TIES (see cleaned)
 
     B_t: a batch of inputs of task t; h_t: its head, frozen; H: see objectives/entropy;
     lam: [model tensor] (granularity="tensor", as the released "layer-wise" code) or [model]
@@ -19,7 +19,7 @@ Differences from the paper: these steps; multi-label tasks, by the sum of their 
 tasks that predict a number have no entropy and live with the coefficients the others chose.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -28,16 +28,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from taskgrove.errors import TaskgroveError, did_you_mean, listed
+from taskgrove.merging.cleaned import CleanVectors
+from taskgrove.merging.learn import Course, State, Weights, finished, learn
 from taskgrove.merging.scaled_merge import ScaledMerge
-from taskgrove.merging.ties import clean
+from taskgrove.merging.vectors import Vectors
 from taskgrove.objectives.entropy import HAVE_ENTROPY, prediction_entropy
 
 COLLAPSE = 0.8  # a class with a larger share of a task's predictions is worth a note
 CHECKED = 8  # batches per task on which the finished model's predictions are counted
 
 Inputs = TypeVar("Inputs")  # whatever `forward` reads: inputs, never targets
-Weights = dict[str, Tensor]
-State = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,7 @@ class AdaMerged:
 
 def adamerging(
     forward: Callable[[Weights, str, Inputs], Tensor],  # (weights, task, inputs) -> logits
-    base: Mapping[str, Tensor],
-    deltas: Mapping[str, Float[Tensor, "model ..."]],
+    vectors: Vectors,
     unlabelled: Mapping[str, Callable[[int], Inputs]],  # task -> (step -> a batch of inputs)
     kinds: Mapping[str, str],  # task -> "classes", "labels" or "number"
     steps: int = 40,
@@ -75,21 +74,18 @@ def adamerging(
     `resume`, all other arguments unchanged, ends with the same bits.
     """
     asked = _tasks_with_entropy(kinds, unlabelled)
-    if steps < 1 or not learning_rate > 0:
-        raise TaskgroveError(f"steps={steps}, learning_rate={learning_rate}: expected above 0.")
 
     def predict(weights: Weights, task: str, step: int) -> Float[Tensor, "batch class"]:
         return forward(weights, task, unlabelled[task](step))
 
-    vectors = clean(deltas, density) if plus else deltas
-    merge = ScaledMerge(base, vectors, granularity, init, bounds=(0.0, 1.0))
-    adam = torch.optim.Adam([merge.coefficients], lr=learning_rate, weight_decay=0.0)
-    curve = _restore(resume, merge, adam, len(asked), steps) if resume else []
-    for step in range(len(curve), steps):
-        curve.append(_step(predict, merge, adam, asked, step))
-        if progress:
-            progress(_state(merge, adam, curve))
-    weights = {name: w.requires_grad_(False) for name, w in merge.weights().items()}  # ties stay
+    def entropies(weights: Weights, step: int) -> Iterator[Tensor]:
+        for task, kind in asked.items():
+            yield prediction_entropy(predict(weights, task, step), kind).mean()
+
+    clean = CleanVectors(vectors, density) if plus else vectors
+    merge = ScaledMerge(clean, granularity, init, bounds=(0.0, 1.0))
+    state = learn(merge, tuple(asked), entropies, Course(steps, learning_rate), resume, progress)
+    weights = finished(merge)
     single = [task for task, kind in asked.items() if kind == "classes"]
     counts = {task: _count(predict, weights, task, min(steps, CHECKED)) for task in single}
     return AdaMerged(
@@ -97,66 +93,23 @@ def adamerging(
         coefficients=merge.scales().detach(),
         tensors=merge.names,
         tasks=tuple(asked),
-        entropy=torch.stack(curve),  # [step task]
+        entropy=state["curve"],
         predictions=counts,
         notes=_notes(learning_rate * steps, init, kinds, counts),
-        state=_state(merge, adam, curve),
+        state=state,
     )
 
 
-Predict = Callable[[Weights, str, int], Tensor]
-
-
-def _step(
-    predict: Predict, merge: ScaledMerge, adam: torch.optim.Adam, asked: dict[str, str], step: int
-) -> Float[Tensor, " task"]:
-    weights = merge.weights()
-    leaves = [weights[name] for name in merge.names if weights[name].requires_grad]
-    entropies = []
-    for task, kind in asked.items():
-        loss = prediction_entropy(predict(weights, task, step), kind).mean()
-        if not (loss.requires_grad and loss.isfinite()):
-            raise TaskgroveError(
-                f'task "{task}", step {step}: the entropy is {loss.item()}'
-                f"{'' if loss.requires_grad else ' and does not depend on the weights'}; expected "
-                "forward(weights, task, inputs) to compute finite logits with those weights, and "
-                "at least one input."
-            )
-        loss.backward(inputs=leaves)  # into W only, not into the heads
-        entropies.append(loss.detach().float().cpu())
-    adam.zero_grad()
-    merge.backward_from({name: weights[name].grad for name in merge.names})
-    adam.step()
-    return torch.stack(entropies)
-
-
-def _state(merge: ScaledMerge, adam: torch.optim.Adam, curve: list[Tensor]) -> State:
-    moments = {name: m.clone() for name, m in adam.state[merge.coefficients].items()}
-    lam = merge.coefficients.detach().clone()
-    return {"coefficients": lam, "entropy": torch.stack(curve), **moments}
-
-
-def _restore(
-    state: State, merge: ScaledMerge, adam: torch.optim.Adam, tasks: int, steps: int
-) -> list[Tensor]:
-    """Puts a state back; its entropy curve is as long as the steps it has taken."""
-    lam, curve = merge.coefficients, state["entropy"]
-    if state["coefficients"].shape != lam.shape or curve.shape[1] != tasks or len(curve) > steps:
-        raise TaskgroveError(
-            f"the state to resume has coefficients {tuple(state['coefficients'].shape)}, "
-            f"{curve.shape[1]} tasks and {len(curve)} steps; expected {tuple(lam.shape)}, {tasks} "
-            f"and at most {steps}: give the same models, tasks and granularity as before."
-        )
-    with torch.no_grad():
-        lam.copy_(state["coefficients"])
-    adam.state[lam] = {name: state[name].clone() for name in ("step", "exp_avg", "exp_avg_sq")}
-    return list(curve)
-
-
 @torch.no_grad()
-def _count(predict: Predict, weights: Weights, task: str, batches: int) -> Int[Tensor, " class"]:
-    logits = torch.cat([predict(weights, task, step) for step in range(batches)])  # [row class]
-    return logits.argmax(dim=-1).bincount(minlength=logits.shape[-1]).cpu()
+def _count(
+    predict: Callable[[Weights, str, int], Tensor], weights: Weights, task: str, batches: int
+) -> Int[Tensor, " class"]:
+    counts = torch.zeros(0, dtype=torch.int64)
+    for step in range(batches):
+        logits = predict(weights, task, step)  # [batch class]
+        found = logits.argmax(dim=-1).bincount(minlength=logits.shape[-1]).cpu()
+        counts = found if step == 0 else counts + found
+    return counts
 
 
 def _tasks_with_entropy(kinds: Mapping[str, str], given: Mapping[str, object]) -> dict[str, str]:

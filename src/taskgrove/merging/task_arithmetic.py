@@ -1,46 +1,45 @@
-"""Task arithmetic: add the task vectors, scaled by one number.
+"""Task arithmetic: scaled task vectors are added to the base, or subtracted from it.
 
 Ilharco et al., "Editing Models with Task Arithmetic", ICLR 2023, arXiv 2212.04089. What fine-tuning
-added for each task is added to one model; a negative scale subtracts it (forgetting).
+changed is a direction that can be added to learn a task, or subtracted to forget one.
 
-    theta = theta_0 + lambda sum_k tau_k
+    theta = theta_0 + sum_k lambda_k tau_k          lambda < 0: negation
 
-    theta_0, theta: [...]; tau: [model ...]; lambda: a number, chosen on validation rows
-    (0.3 is the usual value for eight models; 1/K gives the weight average)
+    theta_0, theta: [number]; tau: [model number]; lambda: one number, or one a model
 
-Difference from the paper: nothing.
+Differs from the paper: nothing. The scale is to be chosen on labelled validation rows; 0.3 to 0.4
+did well in the paper for sums of many tasks.
 """
 
-import math
-from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated
 
-from jaxtyping import Float
-from torch import Tensor
+import numpy as np
 
-from taskgrove.errors import TaskgroveError
-from taskgrove.merging.task_vector import apply, models_in, wide
+from taskgrove.merging.static import Array, At, Static
+from taskgrove.shapes import Float
 
 
-def task_arithmetic_tensor(
-    base: Float[Tensor, "*shape"], deltas: Float[Tensor, "model *shape"], scale: float = 0.3
-) -> Float[Tensor, "*shape"]:
-    """One merged tensor, not yet rounded to the base's dtype."""
-    return wide(base) + finite_scale(scale) * deltas.sum(dim=0)
+@dataclass(frozen=True)
+class Parameters:
+    """Of task arithmetic."""
+
+    scale: Annotated[float | tuple[float, ...], "lambda: one number, or one a model."] = 0.3
 
 
 def task_arithmetic(
-    base: Mapping[str, Tensor],
-    deltas: Mapping[str, Float[Tensor, "model ..."]],
-    scale: float = 0.3,  # lambda
-) -> dict[str, Tensor]:
-    """A merged model."""
-    models_in(base, deltas)
-    merged = {n: task_arithmetic_tensor(base[n], tau, scale) for n, tau in deltas.items()}
-    return apply(base, merged)
+    base: Float[Array, " number"],
+    deltas: Float[Array, "model number"],
+    parameters: Parameters,
+    at: At,  # noqa: ARG001
+) -> Float[Array, " number"]:
+    """One merged block."""
+    lam = np.broadcast_to(np.asarray(parameters.scale, deltas.dtype), len(deltas))
+    return base + np.einsum("k,kn->n", lam, deltas)
 
 
-def finite_scale(scale: float) -> float:
-    """The scale itself, if it is a finite number."""
-    if not math.isfinite(scale):
-        raise TaskgroveError(f"scale is {scale}; expected a finite number such as 0.3.")
-    return scale
+METHOD = Static(
+    "the scaled sum of task vectors; a negative scale forgets (Ilharco et al. 2023)",
+    Parameters,
+    task_arithmetic,
+)

@@ -6,14 +6,17 @@ fine-tunes and of every look at validation rows.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from taskgrove.merging import adamerging as learn_scales
-from taskgrove.merging import deltas, task_arithmetic, ties, weight_average
+from taskgrove.merging.adamerging import adamerging as learn_scales
+from taskgrove.merging.in_memory import merged
+from taskgrove.merging.task_vector import deltas, tied
+from taskgrove.merging.vectors import MemoryVectors
 from taskgrove.methods.method import Job, Outcome, trainable
 from taskgrove.methods.single import fine_tunes, heads_of
 from taskgrove.sharing.model import MultiTaskModel
@@ -30,44 +33,56 @@ TIES_SCALES = [0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.7, 2.0]
 
 def average(job: Job) -> Outcome:
     """The mean of the fine-tunes (see merging/average)."""
-    return _merge(job, lambda base, tau, _: (weight_average(base, tau), {}, 0.0))
+    return _merge(job, lambda base, tuned, _: (_static("average", base, tuned, {}), {}, 0.0))
 
 
 def arithmetic(job: Job) -> Outcome:
     """Scaled sum of task vectors, best scale on validation (see merging/task_arithmetic)."""
-
-    def at(base: Weights, tau: Weights, scale: float) -> Weights:
-        return task_arithmetic(base, tau, scale)
-
-    return _merge(job, lambda base, tau, model: _best(job, model, at, base, tau, ARITHMETIC_SCALES))
+    return _merge(job, partial(_best, job, "task_arithmetic", ARITHMETIC_SCALES))
 
 
 def ties_merging(job: Job) -> Outcome:
     """Trimmed, sign-elected task vectors at the best scale on validation (see merging/ties)."""
+    return _merge(job, partial(_best, job, "ties", TIES_SCALES))
 
-    def at(base: Weights, tau: Weights, scale: float) -> Weights:
-        return ties(base, tau, scale=scale)
 
-    return _merge(job, lambda base, tau, model: _best(job, model, at, base, tau, TIES_SCALES))
+def _static(
+    method: str, base: Weights, tuned: Sequence[Weights], parameters: dict[str, float]
+) -> Weights:
+    """A static merge of tensors on the CPU; tied names stay one tensor."""
+    first = tied(base)
+    arrays = [{n: w.numpy() for n, w in each.items() if n not in first} for each in (base, *tuned)]
+    weights = merged(method, arrays[0], arrays[1:], parameters)
+    found = {n: torch.from_numpy(w) for n, w in weights.items()}
+    return {name: found[first.get(name, name)] for name in base}
 
 
 def _merge(
     job: Job,
-    method: Callable[[Weights, Weights, MultiTaskModel], tuple[Weights, dict[str, float], float]],
+    method: Callable[
+        [Weights, list[Weights], MultiTaskModel], tuple[Weights, dict[str, float], float]
+    ],
 ) -> Outcome:
     tuned = fine_tunes(job)
     model = heads_of(job, tuned)
     started = time.monotonic()
-    base, tau = task_vectors(model, tuned)
-    weights, scales, passes = method(base, tau, model)
+    weights, scales, passes = method(*_trunks(model, tuned), model)
     model.trunks[0].load_state_dict(weights)
     return merged_outcome(model, tuned, passes, time.monotonic() - started, scales=scales)
 
 
+def _trunks(model: MultiTaskModel, tuned: Mapping[str, Any]) -> tuple[Weights, list[Weights]]:
+    """The weights of the start's trunk and of the K tuned ones."""
+    base = {k: v.detach().cpu().clone() for k, v in model.trunks[0].state_dict().items()}
+    return base, [
+        {k: v.detach().cpu() for k, v in own.trunks[0].state_dict().items()}
+        for own, _ in tuned.values()
+    ]
+
+
 def task_vectors(model: MultiTaskModel, tuned: Mapping[str, Any]) -> tuple[Weights, Weights]:
     """The start's trunk and the K differences from it."""
-    base = {k: v.detach().clone() for k, v in model.trunks[0].state_dict().items()}
-    trunks = [dict(own.trunks[0].cpu().state_dict()) for own, _ in tuned.values()]
+    base, trunks = _trunks(model, tuned)
     return base, deltas(base, trunks)
 
 
@@ -88,11 +103,11 @@ def merged_outcome(
 
 def _best(
     job: Job,
-    model: MultiTaskModel,
-    at: Callable[[Weights, Weights, float], Weights],
-    base: Weights,
-    tau: Weights,
+    method: str,
     grid: Sequence[float],
+    base: Weights,
+    tuned: list[Weights],
+    model: MultiTaskModel,
 ) -> tuple[Weights, dict[str, float], float]:
     """The weights at the scale with the best mean validation score; the first of equals."""
     passes = job.budget.passes_of(job.options.batch_size)
@@ -100,12 +115,13 @@ def _best(
     model.to(this_device())
     found = {}
     for scale in grid:
-        model.trunks[0].load_state_dict(at(base, tau, scale))
+        model.trunks[0].load_state_dict(_static(method, base, tuned, {"scale": scale}))
         predictions = predict(model, job.task_set, "validation", most_rows=most)
         found[scale] = goodness(job.task_set, scores(job.task_set, "validation", predictions, most))
     best = max(found, key=lambda scale: found[scale])
     looked = sum(len(chosen(job.task_set, name, "validation", most)) for name in model.tasks)
-    return at(base, tau, best), {"scale": best}, len(grid) * looked * FORWARD
+    weights = _static(method, base, tuned, {"scale": best})
+    return weights, {"scale": best}, len(grid) * looked * FORWARD
 
 
 def adaptive(job: Job, steps: int = 40, rows: int = 16, learning_rate: float = 1.25e-2) -> Outcome:
@@ -124,18 +140,15 @@ def adaptive(job: Job, steps: int = 40, rows: int = 16, learning_rate: float = 1
     kept.parent.mkdir(parents=True, exist_ok=True)
 
     def tell(state: dict[str, Tensor]) -> None:
-        done = len(state["entropy"])
+        done = len(state["curve"])
         if done % 10 == 0 and processes().is_main_process:
             checkpoint.write(kept, state, {})
         if job.progress is not None:
-            job.progress(
-                "adamerging", done / steps, {"entropy": state["entropy"][-1].mean().item()}
-            )
+            job.progress("adamerging", done / steps, {"entropy": state["curve"][-1].mean().item()})
 
     merged = learn_scales(
         lambda weights, task, batch: _logits(model, weights, task, batch),
-        base,
-        tau,
+        MemoryVectors(base, tau),
         {task: _inputs(job, source, model, task, rows) for task in model.tasks},
         {name: task.kind for name, task in job.task_set.tasks.items()},
         steps=steps,

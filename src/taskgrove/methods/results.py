@@ -47,7 +47,7 @@ def assemble(
         "versions": versions(),
         "machine": machine(),
         "config": {"tasks": task_set.name, **settings},
-        "tasks": {name: _facts(task_set, name) for name in task_set.tasks},
+        "tasks": {name: facts(task_set, name) for name in task_set.tasks},
         "methods": rows,
         "start": {
             "passes": [start["passes"] for start in starts],
@@ -144,7 +144,8 @@ def _row(
     }
 
 
-def _facts(task_set: TaskSet, name: str) -> dict[str, Any]:
+def facts(task_set: TaskSet, name: str) -> dict[str, Any]:
+    """What the report says of a task."""
     task = task_set.tasks[name]
     return {
         "kind": task.kind,

@@ -1,10 +1,16 @@
 """Published systems, each a composition of choices and a claim that a machine can check."""
 
 from taskgrove.errors import TaskgroveError, did_you_mean, listed
-from taskgrove.systems import sam_mtl
+from taskgrove.systems import adamerging, atlas, logits_fusion, sam_mtl, self_positioning
 from taskgrove.systems.system import System
 
-SYSTEMS: dict[str, System] = {"sam_mtl": sam_mtl.SYSTEM}
+SYSTEMS: dict[str, System] = {
+    "sam_mtl": sam_mtl.SYSTEM,
+    "adamerging": adamerging.SYSTEM,
+    "atlas": atlas.SYSTEM,
+    "self_positioning": self_positioning.SYSTEM,
+    "logits_fusion": logits_fusion.SYSTEM,
+}
 
 
 def system_of(name: str) -> System:

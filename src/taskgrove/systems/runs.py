@@ -136,8 +136,9 @@ def _kept(path: Path, mark: str) -> Found | None:
 def _fingerprint(system: System, quick: bool) -> str:
     """Of all code that the results may depend on."""
     root = Path(taskgrove.__file__).parent
-    files = [Path(getfile(system.run))]
-    files += [path for folder in system.folders for path in (root / folder).rglob("*.py")]
+    files = [Path(getfile(system.run)), *(root / "systems").glob("*/*.py")]
+    folders = ("suites", *system.folders)
+    files += [path for folder in folders for path in (root / folder).rglob("*.py")]
     mark = blake2b(f"{quick} {torch.__version__}".encode(), digest_size=8)
     for path in sorted(files):
         mark.update(path.read_bytes())

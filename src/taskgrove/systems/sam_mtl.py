@@ -192,4 +192,5 @@ SYSTEM = System(
     arms=tuple(ARMS),
     run=run,
     conclude=conclude,
+    seeds=10,
 )

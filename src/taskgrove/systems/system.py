@@ -31,6 +31,7 @@ class System:
     arms: Sequence[str]
     run: Callable[[str, int, bool], Found]
     conclude: Callable[[Mapping[str, list[Found]], Sequence[int]], Claim]
+    seeds: int = 5  # of the claim, unless others are asked for
 
     def claim(self, quick: bool, seeds: Sequence[int], progress: Progress | None = None) -> Claim:
         """Runs all parts, one after the other, in this process; keeps nothing."""

@@ -1,0 +1,1 @@
+"""What the claims about merging share: MiniLM in two halves, Debian tasks, a fine-tune each."""

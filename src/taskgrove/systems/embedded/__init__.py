@@ -1,0 +1,1 @@
+"""The library's own models on the embedded pictures, for claims about merging."""

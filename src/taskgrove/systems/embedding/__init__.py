@@ -1,0 +1,1 @@
+"""What the claim about text embeddings needs beside its arms: four tasks of pairs, one MiniLM."""
