@@ -269,7 +269,7 @@ def test_too_little_room_is_seen_before_any_work(folders, tmp_path, monkeypatch)
     from collections import namedtuple
 
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr("taskgrove.merging.plan.shutil.disk_usage", lambda _: usage(9, 9, 0))
+    monkeypatch.setattr("taskgrove.merging.place.shutil.disk_usage", lambda _: usage(9, 9, 0))
     with pytest.raises(TaskgroveError, match="0 bytes free"):
         merge(plan(recipe(folders)), tmp_path / "out")
     assert not list(tmp_path.glob("*out*"))

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
@@ -143,24 +142,6 @@ def planned(
     shards = layout({n: (dtypes[n], e.shape) for n, e in first.entries.items()}, recipe.shard_size)
     copied = tuple(name for name in first.entries if name not in parameters)
     return Plan(recipe, static, reading, parameters, copied, shards, dtypes, found)
-
-
-def check_out(plan: Plan, out: Path) -> list[str]:
-    """What stands against writing there."""
-    if out.exists():
-        return [f"{out} exists; give a folder that does not, or remove it."]
-    places = [Path(p).resolve() for p in (plan.recipe.base, *plan.recipe.tuned) if p]
-    if any(place in out.resolve().parents for place in places):
-        return [f"{out} lies inside one of the models; write elsewhere."]
-    parent = out.resolve().parent
-    while not parent.exists():
-        parent = parent.parent
-    if not os.access(parent, os.W_OK):
-        return [f"{parent} cannot be written to."]
-    free = shutil.disk_usage(parent).free
-    if free < plan.written:
-        return [f"{parent} has {free:,} bytes free; the result needs {plan.written:,}."]
-    return []
 
 
 def static_of(name: str) -> Static:

@@ -23,7 +23,8 @@ from taskgrove.merging.dtypes import all_finite, dtype_of, width
 from taskgrove.merging.fit import whole
 from taskgrove.merging.journal import Journal
 from taskgrove.merging.layout import Shard, index
-from taskgrove.merging.plan import Plan, check_out
+from taskgrove.merging.place import check_out
+from taskgrove.merging.plan import Plan
 from taskgrove.merging.static import Array, At, Seen
 from taskgrove.merging.whole import matrix
 
