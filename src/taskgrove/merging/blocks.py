@@ -25,7 +25,7 @@ from taskgrove.merging.dtypes import all_finite, wide, width
 from taskgrove.merging.models import Model
 from taskgrove.merging.static import Array, At
 
-BLOCK = 1 << 17  # numbers
+BLOCK = 1 << 18  # numbers
 PIECE = 16  # blocks that a thread takes at a time
 
 T = TypeVar("T")

@@ -103,7 +103,7 @@ def plan(recipe: Recipe, threads: int | None = None) -> Plan:
     if recipe.vocabulary is not None:
         places = [Path(p) for p in (recipe.base, *recipe.tuned) if p is not None]
         base, tuned, vocabulary = aligned(base, tuned, places, recipe.vocabulary)
-    found = planned(recipe, base, tuned, threads or min(4, len(os.sched_getaffinity(0))), beside)
+    found = planned(recipe, base, tuned, threads or min(4, _cores()), beside)
     return replace(found, problems=[*_same(recipe), *found.problems], vocabulary=vocabulary)
 
 
@@ -142,6 +142,10 @@ def planned(
     shards = layout({n: (dtypes[n], e.shape) for n, e in first.entries.items()}, recipe.shard_size)
     copied = tuple(name for name in first.entries if name not in parameters)
     return Plan(recipe, static, reading, parameters, copied, shards, dtypes, found)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def static_of(name: str) -> Static:

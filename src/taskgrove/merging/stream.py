@@ -1,7 +1,8 @@
 """Stream: a plan is carried out tensor by tensor, in blocks; memory does not grow with the models.
 
 The result is written aside, in `.OUT.part`, and renamed at the end. A journal there names the
-tensors that are done, so that a merge that was killed goes on where it was, with the same bits.
+tensors that are done, so that a merge that was killed goes on where it was, with the same bits
+(after a power cut begin anew: remove the folder).
 
 Cost: every input is read `passes` times, the result written once; memory is threads x (K + 1)
 blocks. Arithmetic is in fp32, rounded once, to nearest even.
@@ -86,8 +87,6 @@ def _shards(plan: Plan, part: Path, journal: Journal, progress: Progress | None)
                 done += width(plan.dtypes[name]) * plan.reading.layout.entries[name].size
                 if progress is not None:
                     progress(name, done / max(1, plan.written))
-            file.flush()
-            os.fsync(file.fileno())
 
 
 def look_over_model(plan: Plan) -> Seen:
