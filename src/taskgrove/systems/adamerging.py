@@ -5,10 +5,12 @@ On your own data: `taskgrove merge adamerging --base B --tuned A1 A2 --unlabelle
 
 The experiment: MiniLM's top two layers, tuned on six Debian tasks one by one through frozen heads
 made of the labels' names (systems/debian), then merged. One test part for all seeds; a seed draws
-the other rows, batches and fine-tunes. Settings were chosen on the validation rows of seed 100,
-which is not among the seeds. Entropy sees test inputs, as in the paper, or a disjoint pool
-(`layer_wise_pool`). `pictures`: the library's own fine-tunes of a small CNN on the embedded suite;
-there the inputs are validation inputs and the learning rate is the one that the texts chose.
+the other rows, batches and fine-tunes. Settings were chosen on the validation and pool rows of
+seed 100, which is not among the seeds; how hard the fine-tunes pull (their schedule) was set there
+too, and it decides by how many points a learned scale beats a fixed one. Entropy sees test inputs,
+as in the paper, or a disjoint pool (`layer_wise_pool`). `pictures`: the library's own fine-tunes of
+a small CNN on the embedded suite; there the inputs are validation inputs and the learning rate is
+the one that the texts chose.
 """
 
 from collections.abc import Callable, Mapping, Sequence
