@@ -12,9 +12,10 @@ from taskgrove.cli.generate import app
 from taskgrove.composing.answers import options
 from taskgrove.composing.dynamic_alpha import Rule
 from taskgrove.composing.fused_lm import Answer
-from taskgrove.composing.load import load_fused
+from taskgrove.composing.load import load_fused, load_model
 from taskgrove.composing.token_page import COLOURS, page, pieces
 from taskgrove.errors import TaskgroveError
+from tiny_classifiers import write_family
 from tiny_language_models import tiny_model, tiny_tokenizer
 
 PROMPTS = ["the cat", "a <b>dog</b> & the bird", "b"]
@@ -139,3 +140,16 @@ def test_mistakes_are_one_sentence(folder):
     )
     assert "E9 is not there" in sentence([*words(folder), *experts(folder, "E9")])
     assert not (folder / "no").exists()
+
+
+def test_a_classifier_is_not_a_language_model(folder):
+    write_family(folder, {"classifier": ["no", "yes"]})
+    with pytest.raises(TaskgroveError, match="no causal language model: it lacks"):
+        load_model(folder / "classifier")
+
+
+def test_answers_longer_than_the_models_read(folder):
+    one = experts(folder, "E1")
+    said = sentence([*words(folder, max_new_tokens=100_000), *one])
+    assert said.startswith("prompt 1 has ")
+    assert "ask for fewer with --max-new-tokens" in said

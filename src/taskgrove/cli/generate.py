@@ -59,11 +59,14 @@ def logits_fusion(
             " exists."
         )
     from taskgrove.composing import answers
+    from taskgrove.composing.context import check_room
     from taskgrove.composing.load import load_fused
 
     texts = answers.read_prompts(prompts, column)
     fused = load_fused(large, small, experts, rule)
     chosen = answers.options(max_new_tokens, temperature, top_p, beams, fused.tokenizer)
+    models = [fused.large, fused.small, *fused.experts]
+    check_room(models, fused.tokenizer, texts, max_new_tokens)
     names = f.names(experts)
     cost = answers.answer_file(fused, texts, out, names, chosen, batch_size, seed)
     speed = 1000 * cost.seconds / max(1, cost.tokens)

@@ -7,7 +7,7 @@ from typing import Any
 from taskgrove.composing.dynamic_alpha import Rule
 from taskgrove.composing.fused_lm import FusedLM
 from taskgrove.composing.vocabulary import check_tokens
-from taskgrove.errors import TaskgroveError
+from taskgrove.errors import TaskgroveError, listed
 
 
 def load_fused(
@@ -63,16 +63,25 @@ def load_model(folder: Path, dtype: str = "auto") -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
+    from taskgrove.backbones.transformer import quiet
+
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            folder, torch_dtype=dtype, local_files_only=True
-        )
+        with quiet():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                folder, torch_dtype=dtype, local_files_only=True, output_loading_info=True
+            )
     except (OSError, ValueError, KeyError) as error:
         raise TaskgroveError(
             f"{folder} is no causal language model that transformers can read"
             f" ({_first_line(error)})."
         ) from error
+    model, report = loaded
+    if missing := sorted(report["missing_keys"]):
+        raise TaskgroveError(
+            f"{folder} is no causal language model: it lacks {listed(missing, 3)}, which would be"
+            " drawn at random."
+        )
     return model.to(device).eval()
 
 

@@ -5,13 +5,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from taskgrove.composing.context import context_of
 from taskgrove.composing.dynamic_alpha import Rule
 from taskgrove.composing.fused_lm import LogitsFusion
 from taskgrove.composing.load import check_folder, load_fused, load_model, load_tokenizer
 from taskgrove.composing.speak import Piece, Sampling, speak
 from taskgrove.errors import TaskgroveError
-
-ENDLESS = 1 << 20  # tokens, where a model does not say how many it can read
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class Voice:
     def context(self) -> int:
         """How many tokens all models can read."""
         models = [self.model, *([self.small] if self.experts else []), *self.experts]
-        return min(getattr(m.config, "max_position_embeddings", None) or ENDLESS for m in models)
+        return context_of(models)
 
     def numbers(self, text: str) -> list[int]:
         """The tokens of a prompt."""
