@@ -9,12 +9,12 @@ from torch.func import functional_call
 
 from reference import scaled_copies as twin
 from taskgrove.errors import TaskgroveError
-from taskgrove.merging.adamerging import adamerging
-from taskgrove.merging.cleaned import CleanVectors
-from taskgrove.merging.learn import finished
-from taskgrove.merging.scaled_merge import ScaledMerge
-from taskgrove.merging.task_vector import deltas
-from taskgrove.merging.vectors import MemoryVectors
+from taskgrove.merging.learned.adamerging import adamerging
+from taskgrove.merging.learned.cleaned import CleanVectors
+from taskgrove.merging.learned.learn import finished
+from taskgrove.merging.learned.scaled_merge import ScaledMerge
+from taskgrove.merging.learned.task_vector import deltas
+from taskgrove.merging.learned.vectors import MemoryVectors
 from taskgrove.objectives.entropy import prediction_entropy
 from two_digit_tasks import digits, draws
 

@@ -11,13 +11,13 @@ from torch.nn.functional import cross_entropy
 
 from reference import scaled_copies as twin
 from taskgrove.errors import TaskgroveError
-from taskgrove.merging.adapt import adapt
-from taskgrove.merging.atlas import ADDITION, FEW_SHOT, TEST_TIME, addition, negation
-from taskgrove.merging.few_shot import HELD_OUT, Shots, few_shot
-from taskgrove.merging.linearised import linearised
-from taskgrove.merging.rounds import drawn
-from taskgrove.merging.vector_selection import best_models, others, rank_blocks
-from taskgrove.merging.vectors import MemoryVectors
+from taskgrove.merging.learned.adapt import adapt
+from taskgrove.merging.learned.atlas import ADDITION, FEW_SHOT, TEST_TIME, addition, negation
+from taskgrove.merging.learned.few_shot import HELD_OUT, Shots, few_shot
+from taskgrove.merging.learned.linearised import linearised
+from taskgrove.merging.learned.rounds import drawn
+from taskgrove.merging.learned.vector_selection import best_models, others, rank_blocks
+from taskgrove.merging.learned.vectors import MemoryVectors
 from taskgrove.objectives.pseudo_label import fixmatch_loss, trusted_topk
 from two_digit_tasks import digits
 

@@ -10,7 +10,7 @@ import pytest
 from taskgrove.backbones import BACKBONES
 from taskgrove.balancing import BALANCERS
 from taskgrove.measuring import METRICS
-from taskgrove.merging.table import STATIC
+from taskgrove.merging.static.table import STATIC
 from taskgrove.methods import DEFAULT, GROUPS
 from taskgrove.mixing import RATES
 from taskgrove.objectives import OBJECTIVES

@@ -12,9 +12,9 @@ from safetensors.numpy import load_file, save_file
 
 from reference import matrix_merges as twin
 from taskgrove.errors import TaskgroveError
-from taskgrove.merging.adapter import folder_of
+from taskgrove.merging.files.adapter import folder_of
+from taskgrove.merging.files.lora import within
 from taskgrove.merging.fit import whole
-from taskgrove.merging.lora import within
 from taskgrove.merging.open_model import notes_of, open_model
 from taskgrove.merging.plan import Recipe, plan
 from taskgrove.merging.stream import merge

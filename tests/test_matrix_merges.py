@@ -12,10 +12,10 @@ from reference import matrix_merges as twin
 from taskgrove.errors import TaskgroveError
 from taskgrove.merging import in_memory
 from taskgrove.merging.plan import Recipe, plan
-from taskgrove.merging.singular import WIDEST, layers, svd
+from taskgrove.merging.static.singular import WIDEST, layers, svd
+from taskgrove.merging.static.table import STATIC
+from taskgrove.merging.static.tsv import orthogonal
 from taskgrove.merging.stream import merge
-from taskgrove.merging.table import STATIC
-from taskgrove.merging.tsv import orthogonal
 
 quick = settings(max_examples=25, deadline=None)
 MATRIX = ("iso_c", "tsv")
@@ -271,7 +271,7 @@ def test_the_singular_parts():
 
 
 def test_large_vocabularies_are_averaged_not_decomposed(monkeypatch):
-    monkeypatch.setattr("taskgrove.merging.singular.WIDEST", 7)
+    monkeypatch.setattr("taskgrove.merging.static.singular.WIDEST", 7)
     base, tuned = models(0, 2, {"embed": (7, 3), "w": (6, 3)})
     got = in_memory.merged("iso_c", base, tuned)
     close(got["embed"], np.mean([model["embed"] for model in tuned], axis=0))

@@ -23,14 +23,14 @@ from transformers import (
 )
 
 from taskgrove.errors import TaskgroveError
-from taskgrove.merging import disk_vectors
 from taskgrove.merging.checkpoint import open_checkpoint
-from taskgrove.merging.cleaned import CleanVectors
-from taskgrove.merging.disk_vectors import DiskVectors
+from taskgrove.merging.learned import disk_vectors
+from taskgrove.merging.learned.cleaned import CleanVectors
+from taskgrove.merging.learned.disk_vectors import DiskVectors
+from taskgrove.merging.learned.partition import parts_of
+from taskgrove.merging.learned.scaled_merge import ScaledMerge
+from taskgrove.merging.learned.vectors import MemoryVectors, gram
 from taskgrove.merging.models import Arrays
-from taskgrove.merging.partition import parts_of
-from taskgrove.merging.scaled_merge import ScaledMerge
-from taskgrove.merging.vectors import MemoryVectors, gram
 from taskgrove.methods.learned_report import Learning, told
 from taskgrove.methods.learned_rows import Texts
 from taskgrove.methods.merge_learned import merge_learned

@@ -19,8 +19,8 @@ from taskgrove.merging import blocks
 from taskgrove.merging.checkpoint import open_checkpoint
 from taskgrove.merging.in_memory import merged
 from taskgrove.merging.plan import Recipe, plan
+from taskgrove.merging.static.table import STATIC
 from taskgrove.merging.stream import merge
-from taskgrove.merging.table import STATIC
 
 BF16 = ml_dtypes.bfloat16
 SHAPES = {"embed.weight": (50, 8), "layers.0.mlp.weight": (8, 24), "layers.0.norm": (8,), "s": ()}

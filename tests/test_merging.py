@@ -10,20 +10,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reference import merging as twin
-from taskgrove import merging, objectives
+from taskgrove import objectives
 from taskgrove.errors import TaskgroveError
-from taskgrove.merging.static import Static
-from taskgrove.merging.table import STATIC
-from taskgrove.merging.task_vector import apply, deltas
+from taskgrove.merging import static
+from taskgrove.merging.learned.task_vector import apply, deltas
+from taskgrove.merging.static.static import Static
+from taskgrove.merging.static.table import STATIC
 from taskgrove.objectives import prediction_entropy
 
 quick = settings(max_examples=25, deadline=None)
 
 
 def test_the_table_matches_the_files():
-    files = [
-        import_module(f"taskgrove.merging.{m.name}") for m in pkgutil.iter_modules(merging.__path__)
-    ]
+    names = [module.name for module in pkgutil.iter_modules(static.__path__)]
+    files = [import_module(f"taskgrove.merging.static.{name}") for name in names]
     found = {
         f.__name__.rsplit(".", 1)[1]: f.METHOD
         for f in files

@@ -12,12 +12,12 @@ from torch import nn
 
 from reference import permuted as twin
 from taskgrove.errors import TaskgroveError
-from taskgrove.merging import axis_trace
-from taskgrove.merging.axis_rules import same
+from taskgrove.merging.aligned import axis_trace
+from taskgrove.merging.aligned.axis_rules import same
+from taskgrove.merging.aligned.permutations import Group, move, permuted, random_permutations
+from taskgrove.merging.aligned.rebasin import merge_many, weight_matching
+from taskgrove.merging.aligned.symmetries import symmetries
 from taskgrove.merging.in_memory import merged
-from taskgrove.merging.permutations import Group, move, permuted, random_permutations
-from taskgrove.merging.rebasin import merge_many, weight_matching
-from taskgrove.merging.symmetries import symmetries
 from taskgrove.methods.merge_rebasin import align, align_folders, load, open_model, state_of
 
 IDS = torch.tensor([[3, 17, 5, 40, 2, 9, 11], [8, 1, 30, 22, 4, 4, 19]])

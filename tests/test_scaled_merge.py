@@ -10,10 +10,10 @@ from torch.func import functional_call
 
 from reference import scaled_copies as twin
 from taskgrove.errors import TaskgroveError
-from taskgrove.merging.cleaned import CleanVectors
-from taskgrove.merging.partition import parts_of
-from taskgrove.merging.scaled_merge import ScaledMerge
-from taskgrove.merging.vectors import BLOCK, MemoryVectors, gram
+from taskgrove.merging.learned.cleaned import CleanVectors
+from taskgrove.merging.learned.partition import parts_of
+from taskgrove.merging.learned.scaled_merge import ScaledMerge
+from taskgrove.merging.learned.vectors import BLOCK, MemoryVectors, gram
 
 quick = settings(max_examples=25, deadline=None)
 SHAPES = st.lists(st.lists(st.integers(1, 5), max_size=3).map(tuple), min_size=1, max_size=4)

@@ -5,10 +5,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from taskgrove.merging import blocks, selection
+from taskgrove.merging import blocks
 from taskgrove.merging.blocks import Reading, Seeing
 from taskgrove.merging.models import Arrays
-from taskgrove.merging.selection import largest
+from taskgrove.merging.static import selection
+from taskgrove.merging.static.selection import largest
 
 quick = settings(max_examples=40, deadline=None)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from taskgrove.errors import TaskgroveError
 from taskgrove.measuring.claim import Claim
-from taskgrove.merging.vectors import MemoryVectors
+from taskgrove.merging.learned.vectors import MemoryVectors
 from taskgrove.suites import docstring_pairs, embedding_pairs
 from taskgrove.suites.debian_index import read_index
 from taskgrove.suites.embedding_pairs import SIZES, TASKS, from_debian, from_lexicon, read_german

@@ -6,10 +6,10 @@ from torch.nn.functional import cross_entropy
 
 from reference import scaled_copies as twin
 from taskgrove.errors import TaskgroveError
-from taskgrove.merging.rounds import drawn
-from taskgrove.merging.scaled_merge import ScaledMerge
-from taskgrove.merging.self_positioning import self_positioning
-from taskgrove.merging.vectors import MemoryVectors
+from taskgrove.merging.learned.rounds import drawn
+from taskgrove.merging.learned.scaled_merge import ScaledMerge
+from taskgrove.merging.learned.self_positioning import self_positioning
+from taskgrove.merging.learned.vectors import MemoryVectors
 from two_digit_tasks import digits
 
 

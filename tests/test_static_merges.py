@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from reference import static_merges as twin
 from taskgrove.errors import TaskgroveError
-from taskgrove.merging import (
+from taskgrove.merging import blocks
+from taskgrove.merging.in_memory import merged
+from taskgrove.merging.static import (
     average,
-    blocks,
     breadcrumbs,
     consensus,
     dare,
@@ -25,10 +26,9 @@ from taskgrove.merging import (
     ties,
     wise_ft,
 )
-from taskgrove.merging.in_memory import merged
-from taskgrove.merging.random_numbers import least_unlikely, random_numbers
-from taskgrove.merging.static import At
-from taskgrove.merging.table import STATIC
+from taskgrove.merging.static.random_numbers import least_unlikely, random_numbers
+from taskgrove.merging.static.static import At
+from taskgrove.merging.static.table import STATIC
 
 METHODS = {
     module.__name__.rsplit(".", 1)[1]: module.METHOD
@@ -219,7 +219,12 @@ def test_breadcrumbs_is_its_twin(setting, beta, upper, scale):
 
 
 @quick
-@given(st.fixed_dictionaries(SETTING), st.floats(0.1, 1), st.floats(0, 1), st.booleans())
+@given(
+    st.fixed_dictionaries(SETTING),
+    st.floats(0.1, 1),
+    st.just(0.0) | st.floats(0.01, 1),  # a spread near 0 leaves a draw on the edge of its chance
+    st.booleans(),
+)
 def test_della_is_its_twin_given_the_draws(setting, density, spread, rescale):
     epsilon = spread * 2 * min(density, 1 - density) * 0.99
     parameters = {"density": density, "epsilon": epsilon, "scale": 0.5, "rescale": rescale}

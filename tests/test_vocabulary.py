@@ -16,8 +16,8 @@ from taskgrove.merging.fit import whole
 from taskgrove.merging.open_model import files_of, open_model
 from taskgrove.merging.plan import Recipe, plan
 from taskgrove.merging.stream import merge
-from taskgrove.merging.tokens import tokens_of
-from taskgrove.merging.vocabulary import aligned
+from taskgrove.merging.words.tokens import tokens_of
+from taskgrove.merging.words.vocabulary import aligned
 
 quick = settings(max_examples=25, deadline=None)
 WORDS = ["[UNK]", "red", "green", "blue", "one", "two", "three"]

@@ -7,8 +7,8 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.func import functional_call
 
-from taskgrove.merging.task_vector import deltas
-from taskgrove.merging.vectors import MemoryVectors
+from taskgrove.merging.learned.task_vector import deltas
+from taskgrove.merging.learned.vectors import MemoryVectors
 
 
 class TwoTasks(nn.Module):

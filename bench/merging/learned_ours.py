@@ -16,11 +16,11 @@ from learned_case import Memory, batch, between, build, floor, head, load, write
 from torch import Tensor
 from torch.func import functional_call
 
-from taskgrove.merging.adamerging import AdaMerged, adamerging
-from taskgrove.merging.disk_vectors import DiskVectors
+from taskgrove.merging.learned.adamerging import AdaMerged, adamerging
+from taskgrove.merging.learned.disk_vectors import DiskVectors
+from taskgrove.merging.learned.task_vector import deltas
+from taskgrove.merging.learned.vectors import MemoryVectors, Vectors
 from taskgrove.merging.open_model import open_model
-from taskgrove.merging.task_vector import deltas
-from taskgrove.merging.vectors import MemoryVectors, Vectors
 
 STEPS = 4
 

@@ -19,8 +19,8 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from taskgrove.merging.permutations import Block, Group, Symmetries
-from taskgrove.merging.rebasin import weight_matching
+from taskgrove.merging.aligned.permutations import Block, Group, Symmetries
+from taskgrove.merging.aligned.rebasin import weight_matching
 from taskgrove.methods.merge_rebasin import align, state_of
 
 SEEDS, STEPS, ROWS, PATH = 5, 1500, 128, 11

@@ -125,7 +125,7 @@ def table(name: str, runs: Runs, agreement: dict[str, str]) -> list[str]:
 def every(scratch: Path, size: str, models: int = 8) -> Runs:
     """Each static method of taskgrove once, over eight models; peak memory is what counts."""
     checkpoints(scratch, models, size)
-    listing = "from taskgrove.merging.table import STATIC; print(*STATIC)"
+    listing = "from taskgrove.merging.static.table import STATIC; print(*STATIC)"
     names = subprocess.check_output([sys.executable, "-c", listing], text=True).split()
     runs: Runs = {}
     folders = [scratch / "base", *(scratch / f"tuned{k + 1}" for k in range(models))]

@@ -1,4 +1,4 @@
-"""Obvious twins of `taskgrove.merging.permutations` and `rebasin`: loops, and all permutations."""
+"""Obvious twins of `merging.aligned.permutations` and `rebasin`: loops and all permutations."""
 
 from itertools import permutations, product
 

@@ -17,7 +17,7 @@ from taskgrove.cli.merge_run import carry_out
 from taskgrove.cli.signature import is_one, option, parameter, sign
 
 if TYPE_CHECKING:
-    from taskgrove.merging.static import Static
+    from taskgrove.merging.static.static import Static
 
 RECIPES = (".yaml", ".yml", ".json")
 OTHERS = {  # commands of their own, by module
@@ -77,7 +77,7 @@ class Methods(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
         """Names, in the table's order."""
-        from taskgrove.merging.table import STATIC
+        from taskgrove.merging.static.table import STATIC
 
         return [*STATIC, *OTHERS]
 

@@ -21,9 +21,9 @@ import numpy as np
 import xxhash
 
 from taskgrove.errors import TaskgroveError
-from taskgrove.merging.dtypes import all_finite, wide, width
+from taskgrove.merging.files.dtypes import all_finite, wide, width
 from taskgrove.merging.models import Model
-from taskgrove.merging.static import Array, At
+from taskgrove.merging.static.static import Array, At
 
 BLOCK = 1 << 18  # numbers
 PIECE = 16  # blocks that a thread takes at a time

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from taskgrove.errors import TaskgroveError, did_you_mean, listed
-from taskgrove.merging.dtypes import dtype_of, width
-from taskgrove.merging.headers import Entry, header_of
+from taskgrove.merging.files.dtypes import dtype_of, width
+from taskgrove.merging.files.headers import Entry, header_of
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"

@@ -12,9 +12,9 @@ from math import prod
 import numpy as np
 
 from taskgrove.errors import did_you_mean, listed
-from taskgrove.merging.dtypes import FLOATS
+from taskgrove.merging.files.dtypes import FLOATS
 from taskgrove.merging.models import Model
-from taskgrove.merging.static import Array
+from taskgrove.merging.static.static import Array
 
 COUNTER = "num_batches_tracked"
 OUTPUT = "lm_head.weight"  # of causal language models; absent where it is the input embedding

@@ -8,7 +8,7 @@ import numpy as np
 from taskgrove.errors import TaskgroveError
 from taskgrove.merging.models import Arrays
 from taskgrove.merging.plan import Recipe, planned
-from taskgrove.merging.static import Array
+from taskgrove.merging.static.static import Array
 from taskgrove.merging.stream import look_over_model, merge_tensor
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
-from taskgrove.merging.dtypes import BY_NUMPY
-from taskgrove.merging.static import Array
+from taskgrove.merging.files.dtypes import BY_NUMPY
+from taskgrove.merging.static.static import Array
 
 
 @runtime_checkable

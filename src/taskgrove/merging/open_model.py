@@ -6,12 +6,12 @@ A folder or one file; nothing but headers is read. torch is imported only for pi
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from taskgrove.merging.adapter import base_of, is_adapter, open_lora
 from taskgrove.merging.checkpoint import Checkpoint, open_checkpoint
-from taskgrove.merging.lora import Lora
+from taskgrove.merging.files.adapter import base_of, is_adapter, open_lora
+from taskgrove.merging.files.lora import Lora
+from taskgrove.merging.files.pickled import Pickled, is_pickled, open_pickled
 from taskgrove.merging.models import Model
-from taskgrove.merging.pickled import Pickled, is_pickled, open_pickled
-from taskgrove.merging.vocabulary import Aligned
+from taskgrove.merging.words.vocabulary import Aligned
 
 
 def open_model(place: Path, base: Model | None) -> Model:

@@ -10,19 +10,19 @@ from typing import Any
 
 from taskgrove import __version__
 from taskgrove.errors import TaskgroveError, did_you_mean, listed
-from taskgrove.merging.beside import open_beside, problems_beside
 from taskgrove.merging.blocks import BLOCK, Reading
-from taskgrove.merging.dtypes import FLOATS, SHORT
+from taskgrove.merging.files.beside import open_beside, problems_beside
+from taskgrove.merging.files.dtypes import FLOATS, SHORT
+from taskgrove.merging.files.layout import SHARD, Shard, layout
 from taskgrove.merging.fit import dtype_problem, ignored, problems
-from taskgrove.merging.layout import SHARD, Shard, layout
 from taskgrove.merging.models import Model
 from taskgrove.merging.open_model import files_of, open_model
 from taskgrove.merging.rules import by_tensor
-from taskgrove.merging.static import Static
-from taskgrove.merging.table import STATIC
-from taskgrove.merging.union_tokenizer import Vocabulary
-from taskgrove.merging.vocabulary import aligned
+from taskgrove.merging.static.static import Static
+from taskgrove.merging.static.table import STATIC
 from taskgrove.merging.whole import room
+from taskgrove.merging.words.union_tokenizer import Vocabulary
+from taskgrove.merging.words.vocabulary import aligned
 
 PROCESS = 90_000_000  # bytes of an interpreter with numpy
 

@@ -14,7 +14,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from taskgrove.errors import TaskgroveError, did_you_mean, listed
-from taskgrove.merging.static import Static
+from taskgrove.merging.static.static import Static
 
 
 def by_tensor(

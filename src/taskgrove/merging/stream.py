@@ -20,13 +20,13 @@ import xxhash
 
 from taskgrove.errors import TaskgroveError
 from taskgrove.merging.blocks import Range, Reading, Seeing, shaped
-from taskgrove.merging.dtypes import all_finite, dtype_of, width
+from taskgrove.merging.files.dtypes import all_finite, dtype_of, width
+from taskgrove.merging.files.journal import Journal
+from taskgrove.merging.files.layout import Shard, index
 from taskgrove.merging.fit import whole
-from taskgrove.merging.journal import Journal
-from taskgrove.merging.layout import Shard, index
 from taskgrove.merging.place import check_out
 from taskgrove.merging.plan import Plan
-from taskgrove.merging.static import Array, At, Seen
+from taskgrove.merging.static.static import Array, At, Seen
 from taskgrove.merging.whole import matrix
 
 Write = Callable[[int, Array], None]  # (the first number's place, numbers in the result's dtype)
@@ -37,9 +37,9 @@ Digests = list[str]  # of a tensor's raw numbers, base first
 def merge(plan: Plan, out: Path, progress: Progress | None = None) -> dict[str, Digests]:
     """Writes the weights aside and renames the folder; {tensor: digest in each model}.
 
-    `finish` of merging/card adds the other files before the rename.
+    `finish` of merging/files/card adds the other files before the rename.
     """
-    from taskgrove.merging.card import finish
+    from taskgrove.merging.files.card import finish
 
     if found := [*plan.problems, *check_out(plan, out)]:
         raise TaskgroveError(" ".join(found))

@@ -8,9 +8,9 @@ import numpy as np
 import xxhash
 
 from taskgrove.merging.blocks import BLOCK, Range, Reading
-from taskgrove.merging.dtypes import wide
+from taskgrove.merging.files.dtypes import wide
 from taskgrove.merging.models import Model
-from taskgrove.merging.static import Array, At
+from taskgrove.merging.static.static import Array, At
 
 if TYPE_CHECKING:
     from taskgrove.merging.plan import Plan

@@ -15,7 +15,7 @@ from torch.nn.functional import normalize
 from taskgrove.backbones.transformer import TransformerEncoder
 from taskgrove.measuring.pair_score import pair_score
 from taskgrove.measuring.triangle import grid, triangle
-from taskgrove.merging.vectors import Vectors
+from taskgrove.merging.learned.vectors import Vectors
 from taskgrove.objectives.pair_loss import pair_loss
 from taskgrove.tasks.pairs import Draw, PairBatch, Pairs
 

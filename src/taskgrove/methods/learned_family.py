@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from taskgrove.errors import TaskgroveError, listed
-from taskgrove.merging.dtypes import FLOATS
+from taskgrove.merging.files.dtypes import FLOATS
 from taskgrove.merging.fit import problems
+from taskgrove.merging.learned.renamed import Renamed
 from taskgrove.merging.models import Model
 from taskgrove.merging.open_model import open_model
-from taskgrove.merging.renamed import Renamed
 from taskgrove.methods.learned_skeleton import (
     CAUSAL,
     CLASSIFIER,
@@ -139,8 +139,8 @@ def _member(
 
 
 def _tensor(model: Model, name: str) -> Tensor:
-    from taskgrove.merging.disk_vectors import DiskVectors
     from taskgrove.merging.fit import whole
+    from taskgrove.merging.learned.disk_vectors import DiskVectors
 
     if model.entries[name].dtype in FLOATS:
         return DiskVectors(model, [model], [name]).base(name)

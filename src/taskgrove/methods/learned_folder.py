@@ -21,11 +21,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from taskgrove.errors import TaskgroveError
-from taskgrove.merging.card import carry
 from taskgrove.merging.checkpoint import INDEX, SINGLE
-from taskgrove.merging.disk_vectors import RAW, TORCH
+from taskgrove.merging.files.card import carry
+from taskgrove.merging.files.layout import SHARD, index, layout
 from taskgrove.merging.fit import whole
-from taskgrove.merging.layout import SHARD, index, layout
+from taskgrove.merging.learned.disk_vectors import RAW, TORCH
 from taskgrove.merging.models import Model
 from taskgrove.methods.learned_family import Family, Member
 

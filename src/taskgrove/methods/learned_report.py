@@ -10,7 +10,7 @@ from torch import Tensor
 
 from taskgrove import __version__
 from taskgrove.measuring.learned_plots import coefficient_map, entropy_curve, predicted_classes
-from taskgrove.merging.adamerging import COLLAPSE, AdaMerged
+from taskgrove.merging.learned.adamerging import COLLAPSE, AdaMerged
 
 SHOWN = 1000  # classes of a task, at most: not a language model's whole vocabulary
 Scores = dict[str, dict[str, float]]  # {task: {base, before, tuned, after: accuracy}}
@@ -18,7 +18,7 @@ Scores = dict[str, dict[str, float]]  # {task: {base, before, tuned, after: accu
 
 @dataclass(frozen=True)
 class Learning:
-    """How coefficients are learned; see merging/adamerging."""
+    """How coefficients are learned; see merging/learned/adamerging."""
 
     steps: int = 40
     learning_rate: float = 1e-2

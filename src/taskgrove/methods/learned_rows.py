@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from taskgrove.errors import TaskgroveError, did_you_mean, listed
-from taskgrove.merging.rounds import drawn
+from taskgrove.merging.learned.rounds import drawn
 from taskgrove.tasks.readers import read
 
 JUDGED = 2000  # rows of a task that accuracy is measured on, at most

@@ -5,7 +5,7 @@ probe is pair files (see tasks/pair_files). A half of each task's probe rows lea
 the other half measures it, and stays unseen: its numbers are what the table shows. The models are
 held in fp32, all at once.
 
-    theta = theta_0 + m sum_k w_k tau_k      see merging/self_positioning
+    theta = theta_0 + m sum_k w_k tau_k      see merging/learned/self_positioning
 """
 
 import json
@@ -23,9 +23,9 @@ from taskgrove import __version__
 from taskgrove.backbones.sentence import Manner, common, open_sentence, save_sentence
 from taskgrove.errors import TaskgroveError, listed
 from taskgrove.measuring.pair_score import MEASURE
-from taskgrove.merging.self_positioning import self_positioning
-from taskgrove.merging.task_vector import deltas
-from taskgrove.merging.vectors import MemoryVectors
+from taskgrove.merging.learned.self_positioning import self_positioning
+from taskgrove.merging.learned.task_vector import deltas
+from taskgrove.merging.learned.vectors import MemoryVectors
 from taskgrove.methods.embedding_work import Work, batches, draw_triangle, weights_of
 from taskgrove.tasks.pair_files import read_pairs
 from taskgrove.tasks.pairs import Pairs

@@ -21,8 +21,8 @@ from safetensors.numpy import save_file
 from taskgrove.errors import TaskgroveError, listed
 from taskgrove.measuring import bootstrap, verdict
 from taskgrove.measuring.report import write_report
-from taskgrove.merging.card import carry
 from taskgrove.merging.checkpoint import config_of, open_checkpoint
+from taskgrove.merging.files.card import carry
 from taskgrove.merging.fit import whole
 from taskgrove.merging.models import Model
 from taskgrove.merging.plan import Plan

@@ -1,8 +1,8 @@
 """Merges folders of transformers models with coefficients learned from unlabelled rows.
 
-`adamerging` out of core (see merging/adamerging): task vectors are read from the folders whenever
-a step needs them, so memory is the merged weights, their gradients, and what one batch activates,
-however many models there are. Each tuned model has a file of its task's rows.
+`adamerging` out of core (see merging/learned/adamerging): task vectors are read from the folders
+whenever a step needs them, so memory is the merged weights, their gradients, and what one batch
+activates, however many models there are. Each tuned model has a file of its task's rows.
 
 Written: the merged model, a folder for each task's head, `coefficients.json`, three pictures. A run
 that was stopped goes on from the last ten steps' end, to the same bits.
@@ -20,10 +20,10 @@ from torch import Tensor
 
 from taskgrove import __version__
 from taskgrove.errors import TaskgroveError, listed
-from taskgrove.merging.adamerging import AdaMerged, adamerging
-from taskgrove.merging.disk_vectors import DiskVectors
+from taskgrove.merging.learned.adamerging import AdaMerged, adamerging
+from taskgrove.merging.learned.disk_vectors import DiskVectors
+from taskgrove.merging.learned.scaled_merge import ScaledMerge
 from taskgrove.merging.open_model import files_of
-from taskgrove.merging.scaled_merge import ScaledMerge
 from taskgrove.methods.learned_family import Family, Member, open_family
 from taskgrove.methods.learned_folder import write_folder
 from taskgrove.methods.learned_report import LearnedMerge, Learning, Scores, write_record

@@ -3,10 +3,10 @@
     aligned = align([model_a, model_b], inputs)
     average = merged("average", None, aligned.states)     # merging.in_memory
 
-Ainsworth et al., "Git Re-Basin", ICLR 2023, arXiv 2209.04836; see merging/rebasin for the matching
-and merging/symmetries for what may permute. Each aligned model computes exactly what it did. Batch
-norm's statistics fit no mean of models: re-estimate them after a merge. Only the first model is
-traced. Memory: all models, in single precision.
+Ainsworth et al., "Git Re-Basin", ICLR 2023, arXiv 2209.04836; see merging/aligned/rebasin for the
+matching and merging/aligned/symmetries for what may permute. Each aligned model computes exactly
+what it did. Batch norm's statistics fit no mean of models: re-estimate them after a merge. Only
+the first model is traced. Memory: all models, in single precision.
 """
 
 import json
@@ -23,10 +23,10 @@ from torch import Tensor, nn
 
 from taskgrove.backbones.transformer import quiet
 from taskgrove.errors import TaskgroveError, listed
-from taskgrove.merging.permutations import Array, State, Symmetries, check
-from taskgrove.merging.rebasin import merge_many
-from taskgrove.merging.symmetries import symmetries
-from taskgrove.merging.symmetry_check import Inputs
+from taskgrove.merging.aligned.permutations import Array, State, Symmetries, check
+from taskgrove.merging.aligned.rebasin import merge_many
+from taskgrove.merging.aligned.symmetries import symmetries
+from taskgrove.merging.aligned.symmetry_check import Inputs
 
 TOKENS, ROWS = 8, 2  # of the example inputs for a folder
 

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from taskgrove.errors import TaskgroveError, listed
-from taskgrove.merging.dtypes import FLOATS
+from taskgrove.merging.files.dtypes import FLOATS
 from taskgrove.merging.open_model import open_model
-from taskgrove.merging.singular import layers
+from taskgrove.merging.static.singular import layers
 from taskgrove.methods.drawn_labels import drawn_log_probability
 from taskgrove.methods.learned_family import names_in
 from taskgrove.methods.learned_rows import Texts, texts_of

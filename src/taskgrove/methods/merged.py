@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from taskgrove.merging.adamerging import adamerging as learn_scales
 from taskgrove.merging.in_memory import merged
-from taskgrove.merging.task_vector import deltas, tied
-from taskgrove.merging.vectors import MemoryVectors
+from taskgrove.merging.learned.adamerging import adamerging as learn_scales
+from taskgrove.merging.learned.task_vector import deltas, tied
+from taskgrove.merging.learned.vectors import MemoryVectors
 from taskgrove.methods.method import Job, Outcome, trainable
 from taskgrove.methods.single import fine_tunes, heads_of
 from taskgrove.sharing.model import MultiTaskModel
@@ -32,17 +32,17 @@ TIES_SCALES = [0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.7, 2.0]
 
 
 def average(job: Job) -> Outcome:
-    """The mean of the fine-tunes (see merging/average)."""
+    """The mean of the fine-tunes (see merging/static/average)."""
     return _merge(job, lambda base, tuned, _: (_static("average", base, tuned, {}), {}, 0.0))
 
 
 def arithmetic(job: Job) -> Outcome:
-    """Scaled sum of task vectors, best scale on validation (see merging/task_arithmetic)."""
+    """Scaled sum of task vectors, best scale on validation (see merging/static/task_arithmetic)."""
     return _merge(job, partial(_best, job, "task_arithmetic", ARITHMETIC_SCALES))
 
 
 def ties_merging(job: Job) -> Outcome:
-    """Trimmed, sign-elected task vectors at the best scale on validation (see merging/ties)."""
+    """Trimmed, sign-elected task vectors at the best scale on validation (merging/static/ties)."""
     return _merge(job, partial(_best, job, "ties", TIES_SCALES))
 
 
@@ -128,8 +128,8 @@ def adaptive(job: Job, steps: int = 40, rows: int = 16, learning_rate: float = 1
     """AdaMerging, layer-wise: a coefficient a task and tensor, by entropy on unlabelled inputs.
 
     The inputs are those of the validation part; their labels stay out of reach (see
-    merging/adamerging). A coefficient may travel as far as in the paper, 0.5 in all, in 40 steps
-    where the paper takes 500. Goes on after a kill from the last ten steps' end.
+    merging/learned/adamerging). A coefficient may travel as far as in the paper, 0.5 in all, in
+    40 steps where the paper takes 500. Goes on after a kill from the last ten steps' end.
     """
     tuned = fine_tunes(job)
     model = heads_of(job, tuned).to(this_device())

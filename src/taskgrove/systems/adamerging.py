@@ -1,4 +1,4 @@
-"""adamerging: scales of task vectors learned from unlabelled inputs (see merging/adamerging).
+"""adamerging: scales of task vectors learned from unlabelled inputs (merging/learned/adamerging).
 
 On your own data: `taskgrove merge adamerging --base B --tuned A1 A2 --unlabelled t1.csv t2.csv
 --out M`, or `taskgrove train adamerging --tasks tasks.yaml --out model`.
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from taskgrove.measuring.claim import Claim, Statement, paired
-from taskgrove.merging.adamerging import AdaMerged
+from taskgrove.merging.learned.adamerging import AdaMerged
 from taskgrove.systems.debian.debtag_models import Substrate, substrate
 from taskgrove.systems.debian.facet_rows import TASKS
 from taskgrove.systems.debian.fine_tunes import fine_tunes

@@ -1,4 +1,4 @@
-"""atlas: task vectors composed with a learned coefficient for each tensor (see merging/atlas).
+"""atlas: task vectors composed with a learned coefficient for each tensor (merging/learned/atlas).
 
 On your own data: `taskgrove merge atlas --base B --tuned A1 A2 --train few.csv --out M`.
 

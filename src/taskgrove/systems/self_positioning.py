@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from taskgrove.measuring.claim import Claim, Statement, paired
-from taskgrove.merging.vectors import MemoryVectors
+from taskgrove.merging.learned.vectors import MemoryVectors
 from taskgrove.suites.embedding_pairs import TASKS
 from taskgrove.systems.embedding.arms import cosines, position, schedule, tuned
 from taskgrove.systems.embedding.setting import Setting, setting

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from taskgrove.merging import atlas
-from taskgrove.merging.few_shot import Shots, few_shot
-from taskgrove.merging.rounds import drawn
+from taskgrove.merging.learned import atlas
+from taskgrove.merging.learned.few_shot import Shots, few_shot
+from taskgrove.merging.learned.rounds import drawn
 from taskgrove.systems.debian.debtag_models import Substrate
 from taskgrove.systems.debian.facet_rows import TASKS
 from taskgrove.systems.debian.few_shots import BATCH, COMPOSED, PAPER_RATE, full, lora, single

@@ -19,8 +19,8 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
-from taskgrove.merging.atlas import FEW_SHOT
-from taskgrove.merging.rounds import drawn
+from taskgrove.merging.learned.atlas import FEW_SHOT
+from taskgrove.merging.learned.rounds import drawn
 from taskgrove.systems.debian.debtag_models import Substrate
 from taskgrove.systems.debian.fine_tunes import fit
 from taskgrove.systems.debian.merges import vectors

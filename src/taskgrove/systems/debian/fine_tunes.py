@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from taskgrove.merging import rounds
-from taskgrove.merging.rounds import drawn
+from taskgrove.merging.learned import rounds
+from taskgrove.merging.learned.rounds import drawn
 from taskgrove.systems.debian.debtag_models import Chosen, Substrate, kept, mark_of
 from taskgrove.systems.debian.facet_rows import TASKS
 from taskgrove.systems.debian.top_layers import Weights

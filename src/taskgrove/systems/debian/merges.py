@@ -12,12 +12,12 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from taskgrove.merging.adamerging import AdaMerged, adamerging
 from taskgrove.merging.in_memory import merged
-from taskgrove.merging.learn import State
-from taskgrove.merging.rounds import drawn
-from taskgrove.merging.scaled_merge import ScaledMerge
-from taskgrove.merging.vectors import MemoryVectors
+from taskgrove.merging.learned.adamerging import AdaMerged, adamerging
+from taskgrove.merging.learned.learn import State
+from taskgrove.merging.learned.rounds import drawn
+from taskgrove.merging.learned.scaled_merge import ScaledMerge
+from taskgrove.merging.learned.vectors import MemoryVectors
 from taskgrove.objectives.entropy import prediction_entropy
 from taskgrove.systems.debian.debtag_models import Substrate
 from taskgrove.systems.debian.facet_rows import TASKS

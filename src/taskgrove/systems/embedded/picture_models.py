@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 import taskgrove
-from taskgrove.merging.task_vector import apply
+from taskgrove.merging.learned.task_vector import apply
 from taskgrove.methods.merged import adaptive, arithmetic, average, merged_outcome, task_vectors
 from taskgrove.methods.method import Job, Outcome
 from taskgrove.methods.single import fine_tunes, heads_of, single

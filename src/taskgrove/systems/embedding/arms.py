@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from taskgrove.merging.self_positioning import self_positioning
-from taskgrove.merging.vectors import Vectors
+from taskgrove.merging.learned.self_positioning import self_positioning
+from taskgrove.merging.learned.vectors import Vectors
 from taskgrove.mixing.static import rates
 from taskgrove.suites.embedding_pairs import TASKS
 from taskgrove.systems.debian.top_layers import Weights

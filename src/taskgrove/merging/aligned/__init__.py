@@ -1,0 +1,1 @@
+"""Models without a common base: permutation symmetries, traced, and the alignment."""

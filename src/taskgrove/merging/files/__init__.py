@@ -1,0 +1,1 @@
+"""Model folders on disk: headers, layouts, adapters, cards, journals."""

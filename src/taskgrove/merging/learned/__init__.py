@@ -1,0 +1,1 @@
+"""Merges whose coefficients are learned: one ScaledMerge, several losses."""

@@ -1,0 +1,1 @@
+"""The static methods, one file each, and what they share; `table` lists them."""

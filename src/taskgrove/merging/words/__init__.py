@@ -1,0 +1,1 @@
+"""Vocabularies that differ: which row belongs to which token, and the tokenizer of a union."""
