@@ -15,6 +15,7 @@ from taskgrove.methods import DEFAULT, GROUPS
 from taskgrove.mixing import RATES
 from taskgrove.objectives import OBJECTIVES
 from taskgrove.objectives.supervised import LOSSES
+from taskgrove.sharing.table import CHOICES
 from taskgrove.tasks.schema import KEYS
 from taskgrove.training.budget import Budget
 from taskgrove.training.options import Options
@@ -23,13 +24,14 @@ ROOT = Path(__file__).parent.parent
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 DECISIONS = (
     "tasks", "mixing", "objectives", "sharing", "balancing", "merging", "composing", "measuring",
-    "training", "backbones",
+    "training", "backbones", "parts",
 )  # fmt: skip
 NAMES = {
     "training": {*DEFAULT, *GROUPS, *(field.name for field in dataclasses.fields(Options))},
     "balancing": set(BALANCERS),
     "merging": {*STATIC, "adamerging", "atlas", "self_positioning", "rebasin"},
     "mixing": set(RATES),
+    "parts": set(CHOICES),
     "backbones": {*BACKBONES, "minilm"},
     "measuring": set(METRICS),
     "objectives": {*OBJECTIVES, *LOSSES},

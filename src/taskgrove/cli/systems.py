@@ -20,7 +20,7 @@ def systems(
     from rich.table import Table
 
     from taskgrove.backbones import BACKBONES, minilm
-    from taskgrove.methods import BALANCING, BASELINES, MERGING
+    from taskgrove.methods import BALANCING, BASELINES, MERGING, SHARING
     from taskgrove.suites import SUITES
     from taskgrove.systems import SYSTEMS
     from taskgrove.systems.runs import standing
@@ -30,6 +30,7 @@ def systems(
         "baselines": BASELINES,
         "balancing, on one shared trunk": BALANCING,
         "merging of the single models": MERGING,
+        "parts of each task's own on one trunk": SHARING,
     }
     lists = {
         **{

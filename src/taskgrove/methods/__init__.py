@@ -10,7 +10,9 @@ from taskgrove.methods.joint import joint
 from taskgrove.methods.merged import adaptive, arithmetic, average, ties_merging
 from taskgrove.methods.method import Job, Method, Outcome
 from taskgrove.methods.sam_mtl import sam_mtl
+from taskgrove.methods.shared import shared
 from taskgrove.methods.single import single
+from taskgrove.sharing.table import CHOICES
 
 # not methods of their own here: `mean` is `joint`; so is `fixed` without weights, as the tasks
 # file's weights count as shares; `sum` is K times the mean, which Adam does not see
@@ -37,12 +39,17 @@ MERGING: dict[str, Method] = {
         "a scale per task and layer, learned from unlabelled inputs (Yang et al. 2024)", adaptive
     ),
 }
-METHODS: dict[str, Method] = {**BASELINES, **BALANCING, **MERGING}
+SHARING: dict[str, Method] = {
+    name: Method(choice.about, partial(shared, name=name, choice=choice()))
+    for name, choice in CHOICES.items()
+}
+METHODS: dict[str, Method] = {**BASELINES, **BALANCING, **MERGING, **SHARING}
 DEFAULT = ("single", "joint", "uncertainty", "pcgrad", *MERGING)
 GROUPS: dict[str, tuple[str, ...]] = {
     "default": DEFAULT,
     "balancing": ("joint", *BALANCING),
     "merging": tuple(MERGING),
+    "sharing": ("joint", *SHARING),
     "all": tuple(METHODS),
 }
 

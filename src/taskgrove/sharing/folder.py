@@ -1,4 +1,5 @@
-"""The model folder: `taskgrove.json`, `heads.safetensors` and a folder for each trunk.
+"""The model folder: `taskgrove.json`, `heads.safetensors`, a folder for each trunk, and
+`sharing.safetensors` where parts of each task's own are attached to it.
 
 Safetensors and JSON only; nothing is pickled, and nothing that is read can run code. A trunk from
 transformers opens there with `AutoModel`.
@@ -14,10 +15,12 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from taskgrove.backbones import Backbone, load_backbone, save_backbone
 from taskgrove.errors import TaskgroveError
 from taskgrove.sharing.model import MultiTaskModel
+from taskgrove.sharing.table import from_json, to_json
 from taskgrove.tasks.inputs import Inputs
 from taskgrove.tasks.task import Task
 
@@ -44,11 +47,15 @@ def save(
         save_backbone(trunk, aside / name)  # pyright: ignore[reportArgumentType]
     heads = {k: v.detach().cpu().contiguous() for k, v in model.heads.state_dict().items()}
     save_file(heads, aside / "heads.safetensors")
+    if model.sharing is not None:
+        parts = {k: v.detach().cpu().contiguous() for k, v in model.sharing.state_dict().items()}
+        save_file(parts, aside / "sharing.safetensors")
     described = {
         "format": FORMAT,
         "tasks": [task.to_json() for task in model.tasks.values()],
         "trunk_of": model.trunk_of,
         "inputs": {task: spec.to_json() for task, spec in model.inputs.items()},
+        "sharing": None if model.sharing is None else to_json(model.sharing.rules),
         "facts": dict(facts or {}),
     }
     (aside / CARD).write_text(json.dumps(described, indent=1), "utf-8")
@@ -73,15 +80,22 @@ def load(folder: str | Path, make: Callable[[], Backbone] | None = None) -> Mult
         raise TaskgroveError(
             f"a JSON file of the model {folder} is damaged ({reason}); copy or train it again"
         ) from None
-    path = folder / "heads.safetensors"
+    _read(model.heads, folder / "heads.safetensors")
+    if model.sharing is not None:
+        _read(model.sharing, folder / "sharing.safetensors")
+    return model.eval()
+
+
+def _read(module: nn.Module, path: Path) -> None:
+    """Copies a file's tensors into a module, all of them or none."""
     try:
-        model.heads.load_state_dict(load_file(path))
+        module.load_state_dict(load_file(path))
     except (SafetensorError, OSError, RuntimeError) as error:
         reason = str(error).splitlines()[-1].strip()
         raise TaskgroveError(
-            f"{path} is not a whole heads file ({reason}); copy or train the model folder again"
+            f"{path} is not a whole {path.stem} file ({reason}); copy or train the model folder"
+            " again"
         ) from None
-    return model.eval()
 
 
 def _built(
@@ -97,7 +111,10 @@ def _built(
     trunks = [
         load_backbone(folder / name, make() if make else None) for name in _trunk_names(len(used))
     ]
-    return MultiTaskModel(tasks, trunks, trunk_of, inputs)
+    model = MultiTaskModel(tasks, trunks, trunk_of, inputs)
+    if described.get("sharing") is not None:
+        model.share(from_json(described["sharing"]))
+    return model
 
 
 def _trunk_names(count: int) -> list[str]:

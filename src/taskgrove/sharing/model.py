@@ -1,13 +1,14 @@
 """MultiTaskModel: one or several trunks, and one head a task.
 
 Hard sharing (Caruana 1997, Multitask Learning) is one trunk for all tasks; separate models are one
-trunk a task; groups of tasks lie between. `trunk_of` says which, so each way to share is the same
-type. Symbols: inputs {name: [batch ...]}; features [batch dim]; outputs {task: [row out]}, the
-rows of `Route.of(task)` in their order.
+trunk a task; groups of tasks lie between; with `share` one trunk has parts of each task's own.
+`trunk_of` says which, so each way to share is the same type. Symbols: inputs {name: [batch ...]};
+features [batch dim]; outputs {task: [row out]}, the rows of `Route.of(task)` in their order.
 """
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,8 @@ from torch import Tensor, nn
 from taskgrove.backbones import Backbone
 from taskgrove.errors import TaskgroveError, did_you_mean, listed
 from taskgrove.sharing.grouped import grouped
-from taskgrove.sharing.route import Route
+from taskgrove.sharing.route import Route, route
+from taskgrove.sharing.sharing import Rule, Sharing
 from taskgrove.tasks.heads import head
 from taskgrove.tasks.inputs import Inputs
 from taskgrove.tasks.task import Task
@@ -38,6 +40,26 @@ class MultiTaskModel(nn.Module):
         self.number = {task.name: n for n, task in enumerate(tasks)}
         self.trunks = nn.ModuleList(trunks)  # pyright: ignore[reportArgumentType]
         self.heads = nn.ModuleList(head(trunks[trunk_of[t.name]].width, t) for t in tasks)
+        self.sharing: Sharing | None = None
+
+    def share(self, rules: Sequence[Rule], *, freeze: bool = True) -> Sharing:
+        """Attaches parts of each task's own to the one trunk, whose own weights then stay fixed.
+
+        `freeze` False trains the trunk with them. A row with labels of several tasks runs once for
+        each of them.
+        """
+        if len(self.trunks) > 1 or self.sharing is not None:
+            has = "has shared parts already" if self.sharing else f"has {len(self.trunks)} trunks"
+            raise TaskgroveError(f"the model {has}: parts are attached once, to one trunk")
+        self.sharing = Sharing(self.trunks[0], rules, list(self.tasks))
+        if freeze:
+            self.trunks.requires_grad_(False)
+        return self.sharing
+
+    @property
+    def common(self) -> nn.ModuleList:
+        """What balancing methods call shared: trunks, and parts attached to them."""
+        return nn.ModuleList([*self.trunks, *([self.sharing] if self.sharing else [])])
 
     def head(self, task: str) -> nn.Linear:
         """The head of `task`."""
@@ -60,6 +82,8 @@ class MultiTaskModel(nn.Module):
         `apart`: a graph a head, so that a task's gradient runs through no other task's head; else
         heads with as many outputs run together. `seen` takes up each trunk's features.
         """
+        if self.sharing is not None:
+            return self._shared(inputs, route, apart, seen)
         entries = route.items()
         outputs: dict[str, Tensor] = {}
         for trunk in sorted({self.trunk_of[task] for task, _ in entries}):
@@ -76,12 +100,30 @@ class MultiTaskModel(nn.Module):
             if seen is not None:
                 seen.append(features)
             names = [task for task, _ in mine]
-            if apart:
-                pairs = zip(names, places, strict=True)
-                outputs |= {task: self.head(task)(features[rows]) for task, rows in pairs}
-            else:
-                outputs |= self._heads(features, names, places)
+            outputs |= self._outputs(features, names, places, apart)
         return {task: outputs[task] for task in route.tasks}
+
+    def _shared(
+        self, inputs: Mapping[str, Tensor], route: Route, apart: bool, seen: list[Tensor] | None
+    ) -> dict[str, Tensor]:
+        """The trunk runs over entries, sorted by task, each with its own task's parts."""
+        sharing: Any = self.sharing
+        count = torch.arange(len(route.rows), device=route.rows.device)
+        numbers = tuple(self.number[task] for task in route.tasks)
+        with sharing.using(Route(route.tasks, count, route.starts, numbers)):
+            features = self.trunks[0]({n: value[route.rows] for n, value in inputs.items()})
+        if seen is not None:
+            seen.append(features)
+        places = list(count.split(route.sizes))
+        return self._outputs(features, list(route.tasks), places, apart)
+
+    def _outputs(
+        self, features: Tensor, tasks: Sequence[str], places: Sequence[Tensor], apart: bool
+    ) -> dict[str, Tensor]:
+        if not apart:
+            return self._heads(features, tasks, places)
+        pairs = zip(tasks, places, strict=True)
+        return {task: self.head(task)(features[rows]) for task, rows in pairs}
 
     def _heads(
         self, features: Tensor, tasks: Sequence[str], places: Sequence[Tensor]
@@ -93,12 +135,9 @@ class MultiTaskModel(nn.Module):
         outputs: dict[str, Tensor] = {}
         for numbers in alike.values():
             heads = [self.head(tasks[n]) for n in numbers]
-            sizes = [len(places[n]) for n in numbers]
-            rows = torch.cat([places[n] for n in numbers])  # [entry]
-            found = grouped(
-                features[rows], [h.weight for h in heads], [h.bias for h in heads], sizes
-            )
-            parts = found.split(sizes)  # [row out] each
+            here = route({tasks[n]: places[n] for n in numbers})
+            W, b = torch.stack([h.weight for h in heads]), torch.stack([h.bias for h in heads])
+            parts = grouped(here.spread(features), W, here, b).split(here.sizes)  # [row out] each
             outputs |= {tasks[n]: part for n, part in zip(numbers, parts, strict=True)}
         return outputs
 

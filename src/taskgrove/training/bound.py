@@ -39,7 +39,7 @@ def bound(
         return Balancer(
             method,
             len(numbers),
-            shared=model.trunks,
+            shared=model.common,
             level=options.level,
             every=options.every,
             watch=options.watch,
@@ -49,7 +49,7 @@ def bound(
     return TaskSAM(
         method.method,
         len(numbers),
-        shared=model.trunks,
+        shared=model.common,
         model=model,
         rho_shared=method.rho,
         split=method.split,

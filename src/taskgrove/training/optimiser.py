@@ -7,6 +7,7 @@ move.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +16,14 @@ from taskgrove.balancing import Balancer
 from taskgrove.balancing.task_sam import TaskSAM
 from taskgrove.sharing.model import MultiTaskModel
 from taskgrove.training.options import Options
+from taskgrove.training.slots import SlotAdamW
 
 
 def adamw(
     model: MultiTaskModel, balancer: Balancer | TaskSAM, options: Options, pretrained: bool
-) -> torch.optim.AdamW:
-    """Groups: trunks, heads, the weighting's parameters; `peak` is a group's highest rate."""
+) -> SlotAdamW:
+    """Groups: trunks, heads, attached parts, the weighting's parameters; `peak` is a group's
+    highest rate."""
     trunk_rate, head_rate = options.rates(pretrained)
     groups = []
     for parameters, peak in (
@@ -32,10 +35,29 @@ def adamw(
             mine = [p for p in trained if (p.ndim > 1) == decayed]
             decay = options.weight_decay if decayed else 0.0
             groups.append({"params": mine, "peak": peak, "weight_decay": decay})
+    groups += _attached(model, options)
     learned = [p for module in balancer.modules for p in module.parameters()]
     groups.append({"params": learned, "peak": head_rate, "weight_decay": 0.0})
     groups = [group for group in groups if group["params"]]
-    return torch.optim.AdamW(groups, lr=trunk_rate, betas=(0.9, 0.999), foreach=True)
+    return SlotAdamW(groups, lr=trunk_rate, betas=(0.9, 0.999), foreach=True)
+
+
+def _attached(model: MultiTaskModel, options: Options) -> list[dict[str, Any]]:
+    """Groups of the parts attached to a trunk: by rate, decay, and whether a task has a slice."""
+    if model.sharing is None:
+        return []
+    stacked = model.sharing.stacked()
+    alike: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.sharing.named_parameters():
+        if parameter.requires_grad:
+            axes = parameter.ndim - (name in stacked)
+            decay = options.weight_decay if axes > 1 else 0.0
+            rate = options.sharing_rate * model.sharing.rate_of(name)
+            alike.setdefault((rate, decay, name in stacked), []).append(parameter)
+    return [
+        {"params": mine, "peak": rate, "weight_decay": decay, "slots": slots}
+        for (rate, decay, slots), mine in alike.items()
+    ]
 
 
 def set_rate(optimiser: torch.optim.Optimizer, factor: float) -> None:

@@ -16,6 +16,7 @@ class Options:
     batch_size: int = 64
     learning_rate: float | None = None  # of the trunk; None: 2e-3, or 1e-4 for a pre-trained one
     head_learning_rate: float | None = None  # None: the trunk's, at least 1e-3
+    sharing_learning_rate: float | None = None  # of adapters and the like; None: 1e-3
     weight_decay: float = 0.01
     warmup: float = 0.05  # share of the budget with a rising rate, then a cosine to zero
     clip: float = 1.0  # largest gradient norm
@@ -54,7 +55,7 @@ class Options:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise TaskgroveError(f"{name} is {value}: it must be 1 or more")
-        for name in ("learning_rate", "head_learning_rate", "clip"):
+        for name in ("learning_rate", "head_learning_rate", "sharing_learning_rate", "clip"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise TaskgroveError(f"{name} is {value}: it must be a positive number")
@@ -76,6 +77,11 @@ class Options:
             return self.validation_rows
         fifth = 2000 if passes is None else 0.2 * passes * 3 / self.evaluations / tasks
         return int(min(max(fifth, 32), 2000))
+
+    @property
+    def sharing_rate(self) -> float:
+        """Highest learning rate of the parts attached to a trunk."""
+        return self.sharing_learning_rate or 1e-3
 
     def rates(self, pretrained: bool) -> tuple[float, float]:
         """Highest learning rates of trunk and heads."""

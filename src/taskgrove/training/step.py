@@ -23,6 +23,7 @@ from taskgrove.training.budget import BACKWARD, FORWARD
 from taskgrove.training.optimiser import only
 from taskgrove.training.options import Options
 from taskgrove.training.processes import all_reduce, number_type, processes, this_device
+from taskgrove.training.slots import SlotAdamW
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Stepper:
     model: MultiTaskModel
     feed: Feed
     balancer: Balancer | TaskSAM
-    optimiser: torch.optim.Optimizer
+    optimiser: SlotAdamW
     places: dict[nn.Parameter, int]  # of each parameter's group in the optimiser
     scaler: torch.amp.GradScaler  # pyright: ignore[reportPrivateImportUsage]
     options: Options
@@ -49,7 +50,7 @@ def take_step(
     names = list(counts)
     numbers = [stepper.model.number[name] for name in names]
     labels = [counts[name] * stepper.model.tasks[name].weight for name in names]
-    shared = [p for p in stepper.model.trunks.parameters() if p.requires_grad]
+    shared = [p for p in stepper.model.common.parameters() if p.requires_grad]
     own = [p for name in names for p in stepper.model.head(name).parameters()]
     features: list[Tensor] = []
     parts = _parts(stepper, tables, rows, counts, features)
@@ -64,7 +65,7 @@ def take_step(
     found = dict(zip(names, balanced.losses.tolist(), strict=True))
     _refuse_infinite(found, step)
     learned = [p for module in balancer.modules for p in module.parameters()]
-    _move(stepper, [*shared, *own, *learned], found, step)
+    _move(stepper, [*shared, *own, *learned], found, step, numbers)
     if isinstance(balancer, Balancer) and balancer.choice.again:
         balancer.observe(numbers, _looked_at(parts))
     return found, balanced
@@ -79,10 +80,15 @@ def _looked_at(parts: Sequence[Callable[[], list[Tensor]]]) -> Tensor:
 
 
 def _move(
-    stepper: Stepper, parameters: Sequence[nn.Parameter], losses: Mapping[str, float], step: int
+    stepper: Stepper,
+    parameters: Sequence[nn.Parameter],
+    losses: Mapping[str, float],
+    step: int,
+    present: Sequence[int],
 ) -> None:
     """Clips the gradients, takes AdamW's step and drops the gradients."""
     scaler, optimiser = stepper.scaler, stepper.optimiser
+    optimiser.present = present
     with only(optimiser, parameters, stepper.places):
         scaler.unscale_(optimiser)
         norm = nn.utils.clip_grad_norm_(parameters, stepper.options.clip)
@@ -140,7 +146,8 @@ def _parts(
     here = processes()
     mine = np.arange(len(rows))[here.process_index :: here.num_processes]
     parts = np.array_split(mine, min(stepper.options.accumulate, len(mine)))
-    each, every = partial(_losses, stepper, seen=seen), list(stepper.model.tasks)
+    each = partial(_losses, stepper, seen=seen, part=1 / (len(parts) * here.num_processes))
+    every = list(stepper.model.tasks)
     once = partial(asked, each, stepper.feed, every)
     return [partial(once, tables[part], rows[part], counts) for part in parts]
 
@@ -151,6 +158,7 @@ def _losses(
     rows: np.ndarray,
     counts: dict[str, int],
     seen: list[Tensor],
+    part: float,
 ) -> list[Tensor]:
     """One loss a task of the joined batch; `seen` holds the trunk's features afterwards.
 
@@ -169,8 +177,17 @@ def _losses(
             batch = stepper.feed.batch(prepare, tables[group], rows[group]).to(device)
             with torch.autocast(device.type, kind, enabled=kind != torch.float32):
                 outputs = stepper.model(batch.inputs, batch.route, apart=apart, seen=seen)
-            losses |= _task_losses(stepper.model, outputs, batch.targets, counts, apart)
+            found = _task_losses(stepper.model, outputs, batch.targets, counts, apart)
+            losses |= _with_routers(stepper, found, part)
     return list(losses.values())
+
+
+def _with_routers(stepper: Stepper, losses: dict[str, Tensor], part: float) -> dict[str, Tensor]:
+    """What routers add to the loss, on each present task, whose shares sum to 1; `part` is this
+    part's share of the joined batch."""
+    sharing = stepper.model.sharing
+    more = None if sharing is None else sharing.loss()
+    return losses if more is None else {n: loss + part * more for n, loss in losses.items()}
 
 
 def _task_losses(

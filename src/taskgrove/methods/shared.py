@@ -1,0 +1,19 @@
+"""shared: one frozen trunk with parts of each task's own (adapters, LoRA, ...), trained jointly.
+
+The trunk is the start, which stays as it is; heads and parts are trained on the mixture, a batch of
+mixed tasks at the cost of one. What each way does stands in its file in sharing/.
+"""
+
+from taskgrove.methods.method import Job, Outcome, balance, curves, trainable
+from taskgrove.sharing.choice import Choice
+
+
+def shared(job: Job, name: str, choice: Choice) -> Outcome:
+    """`choice` at all the sites that it fits."""
+    model = job.model()
+    model.share([("*", choice)])
+    record = job.fit(name, model)
+    spent, found = record.spent, curves(record, list(model.tasks))
+    return Outcome(
+        model, spent.passes, spent.seconds, trainable(model), found, balance=balance(record)
+    )

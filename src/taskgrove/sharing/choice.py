@@ -1,0 +1,91 @@
+"""What a way to share is: a frozen record of settings (`Choice`) that builds its `Parts`.
+
+A choice is one file: the record, and one module that holds its parameters for all sites and tasks.
+A parameter whose first axis is the task is *stacked*: a task owns one slice of it, is added by one
+more row, and alone moves when it is present (see training/slots).
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+from taskgrove.sharing.route import Route
+
+When = Literal["before", "after", "instead"]
+
+
+@dataclass(frozen=True)
+class Point:
+    """A function at a module of the trunk; the route is that of the batch.
+
+    after:    f(x, y, route) -> y     x the module's first input, y its (first) output
+    before:   f(x, route) -> x        x its first input
+    instead:  f(x, route) -> y        the module itself does not run
+    """
+
+    when: When
+    f: Callable[..., Tensor]
+
+
+class Parts(nn.Module):
+    """The parameters of a choice at all its sites. A subclass gives `points`, and what it needs.
+
+    `stacked` names parameters whose first axis is the task; `rates` multiply the learning rate of
+    the parameters whose names start so.
+    """
+
+    stacked: ClassVar[frozenset[str]] = frozenset()
+    rates: Mapping[str, float] = {}
+
+    def points(self) -> Mapping[str, Point]:
+        """Site -> what happens there."""
+        raise NotImplementedError
+
+    def begin(self, route: Route) -> None:
+        """Called once a batch, before the trunk runs: what is generated or mixed for its tasks."""
+
+    def end(self) -> None:
+        """Called after the trunk: drops what `begin` made."""
+
+    def loss(self) -> Tensor | None:
+        """What the routers of the batch add to its loss, already weighted; None: nothing."""
+        return None
+
+    def add(self, tasks: int) -> None:
+        """Room for `tasks` more; the stacked parameters grow by as many rows."""
+        raise NotImplementedError
+
+
+@runtime_checkable
+class Choice(Protocol):
+    """Settings of a way to share, as JSON-ready fields of a frozen dataclass."""
+
+    about: ClassVar[str]
+    starts_at_base: ClassVar[bool]  # whether untrained parts leave the outputs as they are
+
+    def sites(self, trunk: nn.Module) -> list[str]:
+        """Names of the modules it fits, on which it acts where no pattern says otherwise."""
+        ...
+
+    def parts(self, trunk: nn.Module, sites: list[str], tasks: int) -> Parts:
+        """Its parameters; the sites are modules of `trunk`, in order. Raises TaskgroveError where a
+        setting does not fit a site."""
+        ...
+
+
+def linears(trunk: nn.Module, rank: int = 1) -> list[str]:
+    """All linear layers whose sides are not below `rank`, by name."""
+    found = [name for name, module in trunk.named_modules() if isinstance(module, nn.Linear)]
+    return [name for name in found if min(_shape(trunk, name)) >= rank]
+
+
+def contractions(trunk: nn.Module) -> list[str]:
+    """Linear layers with fewer outputs than inputs: the ends of feed-forward blocks."""
+    return [n for n in linears(trunk) if _shape(trunk, n)[0] < _shape(trunk, n)[1]]
+
+
+def _shape(trunk: nn.Module, name: str) -> tuple[int, int]:
+    linear: Any = trunk.get_submodule(name)
+    return linear.out_features, linear.in_features
