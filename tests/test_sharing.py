@@ -377,5 +377,4 @@ def test_private_parts_never_conflict(small_tasks, tmp_path):
         )  # fmt: skip
         found[balancer] = model.state_dict()
     for name, weights in found["mean"].items():
-        apart = (found["pcgrad"][name] - weights).norm()  # Adam turns rounding into small motion
-        assert apart <= 1e-3 * weights.norm()
+        torch.testing.assert_close(found["pcgrad"][name], weights, atol=1e-5, rtol=1e-4)

@@ -11,7 +11,7 @@ from taskgrove.sharing.choice import Choice
 def shared(job: Job, name: str, choice: Choice) -> Outcome:
     """`choice` at all the sites that it fits."""
     model = job.model()
-    model.share([("*", choice)])
+    model.share([("*", choice)], seed=job.seed)
     record = job.fit(name, model)
     spent, found = record.spent, curves(record, list(model.tasks))
     return Outcome(

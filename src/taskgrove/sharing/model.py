@@ -42,16 +42,18 @@ class MultiTaskModel(nn.Module):
         self.heads = nn.ModuleList(head(trunks[trunk_of[t.name]].width, t) for t in tasks)
         self.sharing: Sharing | None = None
 
-    def share(self, rules: Sequence[Rule], *, freeze: bool = True) -> Sharing:
+    def share(self, rules: Sequence[Rule], *, seed: int = 0, freeze: bool = True) -> Sharing:
         """Attaches parts of each task's own to the one trunk, whose own weights then stay fixed.
 
-        `freeze` False trains the trunk with them. A row with labels of several tasks runs once for
+        The parts are drawn by `seed`; the global generator stays as it was. `freeze` False trains the trunk with them. A row with labels of several tasks runs once for
         each of them.
         """
         if len(self.trunks) > 1 or self.sharing is not None:
             has = "has shared parts already" if self.sharing else f"has {len(self.trunks)} trunks"
             raise TaskgroveError(f"the model {has}: parts are attached once, to one trunk")
-        self.sharing = Sharing(self.trunks[0], rules, list(self.tasks))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.sharing = Sharing(self.trunks[0], rules, list(self.tasks))
         if freeze:
             self.trunks.requires_grad_(False)
         return self.sharing
