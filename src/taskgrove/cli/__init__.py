@@ -7,6 +7,7 @@ import typer
 
 from taskgrove import __version__
 from taskgrove.cli.compare import compare
+from taskgrove.cli.export_lora import export_lora
 from taskgrove.cli.generate import app as generate
 from taskgrove.cli.init import init
 from taskgrove.cli.many import spread
@@ -36,7 +37,7 @@ for command in (compare, train, predict, init, systems, reproduce, suite):
     app.command()(command)
 app.add_typer(merge, name="merge")
 app.add_typer(generate, name="generate")
-for command in (merge_statistics, serve):
+for command in (merge_statistics, serve, export_lora):
     app.command()(command)
 
 

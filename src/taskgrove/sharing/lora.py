@@ -106,6 +106,13 @@ class LoRAParts(Parts):
         x = dropout(x, rate, self.training) if rate else x
         return down(x, A, route) * self.choice.scale
 
+    def of_task(self, site: str, number: int) -> tuple[Tensor, Tensor]:
+        """Views of A [rank dim] and B [rank out] of a task at a site."""
+        number = 0 if self.choice.shared else number
+        team, place = next((n, t.index(site)) for n, t in enumerate(self.teams) if site in t)
+        rows = slice(place * self.choice.rank, (place + 1) * self.choice.rank)
+        return self.A[team][number, rows], self.B[key(site)][number]
+
     def end(self) -> None:
         self.inputs.forget()
 

@@ -45,8 +45,8 @@ class MultiTaskModel(nn.Module):
     def share(self, rules: Sequence[Rule], *, seed: int = 0, freeze: bool = True) -> Sharing:
         """Attaches parts of each task's own to the one trunk, whose own weights then stay fixed.
 
-        The parts are drawn by `seed`; the global generator stays as it was. `freeze` False trains the trunk with them. A row with labels of several tasks runs once for
-        each of them.
+        The parts are drawn by `seed`; the global generator stays as it was. `freeze` False trains
+        the trunk with them. A row with labels of several tasks runs once for each of them.
         """
         if len(self.trunks) > 1 or self.sharing is not None:
             has = "has shared parts already" if self.sharing else f"has {len(self.trunks)} trunks"

@@ -23,7 +23,7 @@ from taskgrove.errors import TaskgroveError, did_you_mean, listed
 from taskgrove.sharing.choice import Choice, Parts, Point
 from taskgrove.sharing.route import Route
 
-Rule = tuple[str, Choice]
+Rule = tuple[str | tuple[str, ...], Choice]  # a pattern, or several
 
 
 @dataclass
@@ -129,14 +129,15 @@ def sites_of(trunk: nn.Module, rules: Sequence[Rule]) -> list[list[str]]:
     chosen = []
     for pattern, choice in rules:
         fit = choice.sites(trunk)
-        mine = [name for name in fit if fnmatchcase(name, pattern)]
+        several = (pattern,) if isinstance(pattern, str) else pattern
+        mine = [name for name in fit if any(fnmatchcase(name, one) for one in several)]
         left = [name for name in mine if name not in taken]
         if not left:
             why = "it fits " + listed(fit, 6) if fit else "it fits no module of this trunk"
             why = "all were taken by rules before it" if mine else why
-            hint = "" if mine else did_you_mean(pattern, fit)
+            hint = "" if mine else did_you_mean(several[0], fit)
             raise TaskgroveError(
-                f'the pattern "{pattern}" leaves no module for {choice}: {why}.{hint}'
+                f'the pattern "{listed(several, 3)}" leaves no module for {choice}: {why}.{hint}'
             )
         chosen.append(left)
         taken.update(left)

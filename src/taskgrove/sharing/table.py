@@ -25,7 +25,8 @@ def to_json(rules: Sequence[Rule]) -> list[list[Any]]:
 
 def from_json(rules: Sequence[Sequence[Any]]) -> list[Rule]:
     """What `to_json` wrote; raises TaskgroveError for a name or setting that does not exist."""
-    return [(pattern, choice_of(settings)) for pattern, settings in rules]
+    plain = [pattern if isinstance(pattern, str) else tuple(pattern) for pattern, _ in rules]
+    return [(p, choice_of(settings)) for p, (_, settings) in zip(plain, rules, strict=True)]
 
 
 def choice_of(settings: Mapping[str, Any]) -> Choice:
