@@ -26,17 +26,22 @@ def predict(
             "--out", "-o", help="CSV, Parquet or JSONL. [default: print CSV]", show_default=False
         ),
     ] = None,
+    task_column: Annotated[
+        str | None,
+        typer.Option(help="The column that names each row's task.", show_default=False),
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Rows at a time.")] = 256,
 ) -> None:
     """Writes a prediction for each row, with its probabilities.
 
     - `taskgrove predict runs/reviews/model reviews.csv --task topic --out topics.csv`
     - `taskgrove predict model photos/ --task animal`
+    - `taskgrove predict model rows.csv --task-column task`     rows of several tasks, one batch
 
     Columns: `prediction`, then for classes and labels one probability a class (`p(NAME)`); for a
-    folder of images `file` first. The rows need the input columns that the model was trained on,
-    and no labels.
+    folder of images `file` first. With --task-column: `task`, `prediction`, `probability`. The rows
+    need the input columns that the model was trained on, and no labels.
     """
     from taskgrove.methods.predict import predict_file
 
-    predict_file(folder, rows, task, out, batch_size)
+    predict_file(folder, rows, task, out, batch_size, task_column)

@@ -1,5 +1,6 @@
-"""taskgrove serve: a model, or several fused ones, behind an OpenAI-compatible address."""
+"""taskgrove serve: a language model, or several fused ones, as OpenAI's server; or predictions."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +13,9 @@ from taskgrove.errors import TaskgroveError
 def serve(
     folder: Annotated[
         Path | None,
-        typer.Argument(help="One causal language model's folder.", show_default=False),
+        typer.Argument(
+            help="A causal language model's folder, or one that `train` wrote.", show_default=False
+        ),
     ] = None,
     large: f.Large = None,
     small: f.Small = None,
@@ -30,6 +33,7 @@ def serve(
 
     - `taskgrove serve MODEL`
     - `taskgrove serve --large L --small S --experts E1 --experts E2 --port 8000`
+    - `taskgrove serve runs/reviews/model`       predictions: POST /predict, rows of mixed tasks
 
     `stream`, `stop`, `max_tokens`, `temperature`, `top_p` and `seed` do what they say; what would
     change the answer and is not here (`tools`, `logprobs`, `n`) is refused. One answer is made at
@@ -48,20 +52,27 @@ def serve(
     rule = f.rule(method, alpha)
     if large is not None:
         small, experts = f.beside(small, experts)
-    from taskgrove.composing.server import server
-    from taskgrove.composing.voice import load_voice
-
     model = folder or large
     assert model is not None
-    voice = load_voice(name or model.resolve().name, model, small, experts or [], rule)
+    name = name or model.resolve().name
+    if folder is not None and (folder / "taskgrove.json").is_file():
+        from taskgrove.methods.prediction_server import prediction_server
+        from taskgrove.sharing.folder import load
+
+        listen, path = partial(prediction_server, load(folder)), "predict"
+    else:
+        from taskgrove.composing.server import server
+        from taskgrove.composing.voice import load_voice
+
+        listen, path = partial(server, load_voice(name, model, small, experts or [], rule)), "v1"
     try:
-        running = server(voice, host, port)
+        running = listen(host, port)
     except (OSError, OverflowError) as error:
         raise TaskgroveError(
             f"nothing can listen on {host} port {port} ({error}); choose another --port."
         ) from None
-    address = f"http://{host}:{running.server_address[1]}/v1"
-    print(f"{voice.name} answers at {address} (Ctrl-C ends)", flush=True)
+    address = f"http://{host}:{running.server_address[1]}/{path}"
+    print(f"{name} answers at {address} (Ctrl-C ends)", flush=True)
     try:
         running.serve_forever()
     except KeyboardInterrupt:

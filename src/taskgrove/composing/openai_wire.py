@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from taskgrove.composing.speak import Sampling
+from taskgrove.composing.transport import WireError
 
 NEUTRAL: dict[str, tuple[object, ...]] = {  # what asks for nothing more than there is
     "n": (1,),
@@ -27,19 +28,6 @@ NEUTRAL: dict[str, tuple[object, ...]] = {  # what asks for nothing more than th
     "modalities": (["text"],),
 }
 STOPS = 4  # how many stop words OpenAI allows
-
-
-class WireError(Exception):
-    """A request that cannot be answered, as OpenAI's JSON tells it."""
-
-    def __init__(
-        self, message: str, param: str | None = None, status: int = 400, code: str | None = None
-    ) -> None:
-        super().__init__(message)
-        self.status, kind = status, "invalid_request_error" if status < 500 else "server_error"
-        self.body = {
-            "error": {"message": message, "type": kind, "param": param, "code": code},
-        }
 
 
 @dataclass(frozen=True)

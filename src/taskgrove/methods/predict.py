@@ -44,18 +44,33 @@ def predict(
 
 
 def predict_file(
-    folder: Path, rows: Path, task: str | None, out: Path | None, batch_size: int = 256
+    folder: Path,
+    rows: Path,
+    task: str | None,
+    out: Path | None,
+    batch_size: int = 256,
+    task_column: str | None = None,
 ) -> None:
-    """Writes a prediction for each row: a file by its ending, or CSV on the screen."""
+    """Writes a prediction for each row: a file by its ending, or CSV on the screen.
+
+    With `task_column` each row names its own task (see mixed).
+    """
+    if task is not None and task_column is not None:
+        raise TaskgroveError("give --task for all rows, or --task-column, not both")
     if batch_size < 1:
         raise TaskgroveError(f"--batch-size is {batch_size}: it must be 1 or more")
     if out is not None:
         _check_place(out, rows)
     model = load(folder)
-    known = known_task(model, task)
-    table = named(known, predict(model, known.name, rows, batch_size))
-    if (files := _pictures(rows, model.inputs[known.name])) is not None:
-        table = table.add_column(0, "file", [files])
+    if task_column is not None:
+        from taskgrove.methods.mixed import predict_mixed
+
+        table = predict_mixed(model, str(rows), task_column, batch_size)
+    else:
+        known = known_task(model, task)
+        table = named(known, predict(model, known.name, rows, batch_size))
+        if (files := _pictures(rows, model.inputs[known.name])) is not None:
+            table = table.add_column(0, "file", [files])
     if out is None:
         with os.fdopen(os.dup(1), "wb") as screen:
             _write_csv(table, pa.PythonFile(screen, mode="w"))
@@ -122,7 +137,7 @@ def _source(rows: str | Path | pa.Table, inputs: Inputs) -> Rows:
     return read(str(rows), inputs.columns)
 
 
-def _raw(part: Rows, inputs: Inputs) -> dict[str, Any]:
+def raw_rows(part: Rows, inputs: Inputs) -> dict[str, Any]:
     """Raw columns of a few rows; an image that does not open is named as its user knows it."""
     try:
         return raw_from(part, inputs)
@@ -157,7 +172,7 @@ def _batches(
     device, inputs = this_device(), model.inputs[task.name]
     model.to(device).eval()
     for part in slices(source, batch_size):
-        prepared = model.trunk(task.name).prepare(_raw(part, inputs))
+        prepared = model.trunk(task.name).prepare(raw_rows(part, inputs))
         places = torch.arange(part.table.num_rows, device=device)
         with torch.no_grad():
             on_device = {name: value.to(device) for name, value in prepared.items()}
