@@ -134,6 +134,18 @@ def stored(model: MultiTaskModel) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
+def own(model: MultiTaskModel) -> float:
+    """Parameters that serve one task alone, mean over tasks: heads, a trunk of its own, its slices
+    of stacked parts."""
+    served = list(model.trunk_of.values())
+    alone = [trunk for n, trunk in enumerate(model.trunks) if served.count(n) == 1]
+    mine = sum(p.numel() for module in (model.heads, *alone) for p in module.parameters())
+    if model.sharing is not None:
+        slices = model.sharing.stacked().values()
+        mine += sum(p.numel() for p in slices if len(p) == len(model.tasks))
+    return mine / len(model.tasks)
+
+
 def trainable(model: MultiTaskModel) -> int:
     """Those that training moves."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

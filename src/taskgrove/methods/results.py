@@ -125,6 +125,7 @@ def _row(
         "sentence": sentence,
         "trainable_parameters": first["trainable_parameters"],
         "stored_parameters": first["stored_parameters"],
+        "own_parameters": first.get("own_parameters"),
         "inference_passes": first["inference_passes"],
         "train_seconds": [outcome["seconds"] for outcome in outcomes],
         "passes": [outcome["passes"] for outcome in outcomes],

@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 
 from taskgrove import __version__
 from taskgrove.methods import METHODS
-from taskgrove.methods.method import Job, Outcome, Progress, stored
+from taskgrove.methods.method import Job, Outcome, Progress, own, stored
 from taskgrove.methods.results import inference_passes
 from taskgrove.methods.settings import Settings
 from taskgrove.methods.start import Make, start
@@ -112,6 +112,7 @@ def _described(job: Job, outcome: Outcome, validation: dict[str, np.ndarray]) ->
         "seconds": outcome.seconds,
         "trainable_parameters": outcome.trainable_parameters,
         "stored_parameters": stored(outcome.model),
+        "own_parameters": own(outcome.model),
         "inference_passes": inference_passes(outcome.model, job.task_set),
         "curves": outcome.curves,
         "notes": outcome.notes,

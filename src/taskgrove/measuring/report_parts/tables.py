@@ -85,6 +85,7 @@ def cost_table(results: Results) -> list[dict[str, str]]:
                 **column,
                 "trainable": count(mean(method.get("trainable_parameters"))),
                 "stored": count(own),
+                "own": count(mean(method.get("own_parameters"))),
                 "share": share if name != REFERENCE else "",
                 "passes": count(mean(method.get("passes"))),
                 "seconds": f"{seconds:,.1f}" if finite(seconds) else UNDEFINED,
