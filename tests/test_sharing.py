@@ -24,9 +24,11 @@ from taskgrove.tasks.inputs import Inputs
 from taskgrove.tasks.task import Task
 from taskgrove.training.fit import fit
 from taskgrove.training.slots import SlotAdamW
+from tiny_language_models import tiny_model, tiny_tokenizer
 
 quick = settings(max_examples=40, deadline=None)
 TASKS = ["a", "b", "c"]
+LAYERS = [("model.layers.*", LoRA(rank=4))]
 
 
 # --- the grouped product -----------------------------------------------------------------------
@@ -248,6 +250,26 @@ def test_half_precision_runs(name):
         half = run(trunk, sharing, of_sizes(1, 2, 3))
     half.float().square().sum().backward()
     torch.testing.assert_close(half.float(), exact, atol=0.3, rtol=0.3)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "qwen2"])
+def test_causal_models_write_for_several_tasks_at_once(kind):
+    tokens = tiny_tokenizer()
+    model = tiny_model(kind, len(tokens), seed=0, width=16).requires_grad_(False)
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    sharing = moved(Sharing(model, [("*.h.*", LoRA(4))] if kind == "gpt2" else LAYERS, TASKS))
+    ids = torch.tensor([[5, 6, 7], [8, 9, 10], [5, 6, 7]])
+    asked = {"max_new_tokens": 5, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
+
+    def written(ids, route):
+        with torch.no_grad(), sharing.using(route):
+            return model.generate(ids, attention_mask=torch.ones_like(ids), **asked)
+
+    mixed = written(ids, of_sizes(1, 1, 1))
+    apart = [written(ids[n : n + 1], of_sizes(1, numbers=(n,))) for n in range(3)]
+    assert torch.equal(mixed, torch.cat(apart))
+    assert not torch.equal(mixed[0], mixed[2])  # the same prompt, another task
+    assert all(torch.equal(before[name], weight) for name, weight in model.state_dict().items())
 
 
 # --- rules -------------------------------------------------------------------------------------

@@ -7,10 +7,11 @@ more row, and alone moves when it is present (see training/slots).
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
+from taskgrove.errors import TaskgroveError
 from taskgrove.sharing.route import Route
 
 When = Literal["before", "after", "instead"]
@@ -77,15 +78,29 @@ class Choice(Protocol):
 
 def linears(trunk: nn.Module, rank: int = 1) -> list[str]:
     """All linear layers whose sides are not below `rank`, by name."""
-    found = [name for name, module in trunk.named_modules() if isinstance(module, nn.Linear)]
-    return [name for name in found if min(_shape(trunk, name)) >= rank]
+    found = [(name, sides(module)) for name, module in trunk.named_modules()]
+    return [name for name, sizes in found if sizes is not None and min(sizes) >= rank]
 
 
 def contractions(trunk: nn.Module) -> list[str]:
     """Linear layers with fewer outputs than inputs: the ends of feed-forward blocks."""
-    return [n for n in linears(trunk) if _shape(trunk, n)[0] < _shape(trunk, n)[1]]
+    found = [(name, sides(module)) for name, module in trunk.named_modules()]
+    return [name for name, sizes in found if sizes is not None and sizes[0] < sizes[1]]
 
 
-def _shape(trunk: nn.Module, name: str) -> tuple[int, int]:
-    linear: Any = trunk.get_submodule(name)
-    return linear.out_features, linear.in_features
+def sides(module: nn.Module) -> tuple[int, int] | None:
+    """(out, in) of a linear layer, torch's or the Conv1D of transformers; None for others."""
+    if isinstance(module, nn.Linear):
+        return module.out_features, module.in_features
+    weight = getattr(module, "weight", None)
+    if type(module).__name__ == "Conv1D" and isinstance(weight, Tensor) and weight.ndim == 2:
+        return weight.shape[1], weight.shape[0]
+    return None
+
+
+def sides_at(trunk: nn.Module, site: str) -> tuple[int, int]:
+    """(out, in) of the linear layer of this name."""
+    found = sides(trunk.get_submodule(site))
+    if found is None:
+        raise TaskgroveError(f'"{site}" is no linear layer')
+    return found

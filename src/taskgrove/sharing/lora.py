@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout
 
 from taskgrove.errors import TaskgroveError
-from taskgrove.sharing.choice import Parts, Point, linears
+from taskgrove.sharing.choice import Parts, Point, linears, sides_at
 from taskgrove.sharing.low_rank import down, up_
 from taskgrove.sharing.route import Route
 from taskgrove.sharing.stacked import grow
@@ -74,10 +74,10 @@ class LoRAParts(Parts):
         self.teams = teams(trunk, sites)
         self.A, self.B = nn.ParameterList(), nn.ParameterDict()
         for team in self.teams:
-            dim = _linear(trunk, team[0]).in_features
+            dim = sides_at(trunk, team[0])[1]
             for site in team:
                 fits(trunk, site, choice.rank)
-                out = _linear(trunk, site).out_features
+                out = sides_at(trunk, site)[0]
                 self.B[key(site)] = nn.Parameter(torch.zeros(slots, choice.rank, out))
             self.A.append(nn.Parameter(fresh(slots, choice.rank * len(team), dim)))
 
@@ -151,17 +151,17 @@ def teams(trunk: nn.Module, sites: list[str]) -> list[list[str]]:
     for site in sites:
         parent, _, name = site.rpartition(".")
         team = next((str(n) for n, names in enumerate(SIBLINGS) if name in names), name)
-        found.setdefault((parent, _linear(trunk, site).in_features, team), []).append(site)
+        found.setdefault((parent, sides_at(trunk, site)[1], team), []).append(site)
     return list(found.values())
 
 
 def fits(trunk: nn.Module, site: str, rank: int) -> None:
     """Raises TaskgroveError unless 1 <= rank <= both sides of the layer."""
-    linear = _linear(trunk, site)
-    most = min(linear.in_features, linear.out_features)
+    out, dim = sides_at(trunk, site)
+    most = min(out, dim)
     if not 1 <= rank <= most:
         raise TaskgroveError(
-            f'rank {rank} does not fit "{site}" ({linear.in_features} to {linear.out_features}):'
+            f'rank {rank} does not fit "{site}" ({dim} to {out}):'
             f" give 1 to {most}, or leave the layer out by a pattern"
         )
 
@@ -175,7 +175,3 @@ def fresh(tasks: int, rank: int, dim: int) -> Tensor:
 def key(site: str) -> str:
     """A site as the name of a parameter, which holds no dots."""
     return site.replace(".", "/")
-
-
-def _linear(trunk: nn.Module, site: str) -> nn.Linear:
-    return trunk.get_submodule(site)  # pyright: ignore[reportReturnType]

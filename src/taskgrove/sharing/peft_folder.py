@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from taskgrove.errors import TaskgroveError, did_you_mean, listed
 from taskgrove.merging.files.adapter import parts as sorted_parts
 from taskgrove.merging.files.adapter_config import AdapterConfig, adapter_config
+from taskgrove.sharing.choice import sides
 from taskgrove.sharing.lora import LoRA, LoRAParts
 from taskgrove.sharing.sharing import Rule, Sharing
 
@@ -130,9 +131,8 @@ def _rules(found: Factors) -> list[Rule]:
 
 def _read(trunk: nn.Module, folder: Path, prefix: str) -> Factors:
     config = adapter_config(folder)
-    if config.dora or config.fan_in_fan_out:
-        what = "DoRA" if config.dora else "fan_in_fan_out"
-        raise TaskgroveError(f"{folder} uses {what}: only plain LoRA can be attached; merge it")
+    if config.dora:  # fan_in_fan_out tells of the base's weight, which is not touched here
+        raise TaskgroveError(f"{folder} uses DoRA: only plain LoRA can be attached; merge it")
     try:
         tensors = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
@@ -163,17 +163,17 @@ def _settings(config: AdapterConfig, module: str, rank: int) -> LoRA:
 
 
 def _fits(folder: Path, modules: Mapping[str, Any], site: str, A: Tensor, B: Tensor) -> None:
-    linear = modules.get(site)
-    if not isinstance(linear, nn.Linear):
-        have = [name for name, module in modules.items() if isinstance(module, nn.Linear)]
+    found = None if site not in modules else sides(modules[site])
+    if found is None:
+        have = [name for name, module in modules.items() if sides(module) is not None]
         raise TaskgroveError(
             f'{folder} adapts "{site}", which is no linear layer of this trunk; it has'
             f" {listed(have, 6)}.{did_you_mean(site, have)}"
         )
-    if A.shape[1] != linear.in_features or B.shape[1] != linear.out_features:
+    if (B.shape[1], A.shape[1]) != found:
         raise TaskgroveError(
             f'{folder} adapts "{site}" from {A.shape[1]} to {B.shape[1]}, but this trunk has'
-            f" {linear.in_features} to {linear.out_features}: it belongs to another base"
+            f" {found[1]} to {found[0]}: it belongs to another base"
         )
 
 

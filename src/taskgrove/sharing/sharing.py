@@ -9,7 +9,7 @@ The trunk keeps its modules, names and weights: parts act through hooks, and `de
 A batch may hold examples of any of the tasks at the cost of one.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -137,7 +137,7 @@ def sites_of(trunk: nn.Module, rules: Sequence[Rule]) -> list[list[str]]:
             why = "all were taken by rules before it" if mine else why
             hint = "" if mine else did_you_mean(several[0], fit)
             raise TaskgroveError(
-                f'the pattern "{listed(several, 3)}" leaves no module for {choice}: {why}.{hint}'
+                f"the pattern {listed(several, 3)} leaves no module for {choice}: {why}.{hint}"
             )
         chosen.append(left)
         taken.update(left)
@@ -148,10 +148,9 @@ def attach(trunk: nn.Module, site: str, point: Point, here: Here) -> Any:
     """Hooks a point to a module; returns what undoes it."""
     module = trunk.get_submodule(site)
     if point.when == "instead":
-        parent_name, _, child = site.rpartition(".")
-        parent = trunk.get_submodule(parent_name)
-        parent._modules[child] = Replaced(module, site, point, here)
-        return partial(parent._modules.__setitem__, child, module)
+        plain = module.forward
+        module.forward = partial(_instead, site, point, here, plain)
+        return partial(setattr, module, "forward", plain)
     if point.when == "before":
         return module.register_forward_pre_hook(
             partial(_before, site, point, here), with_kwargs=True
@@ -181,16 +180,12 @@ def _before(site: str, point: Point, here: Here, _: nn.Module, args: Any, kwargs
     return args, {**kwargs, name: point.f(kwargs[name], here.route)}
 
 
-class Replaced(nn.Module):
-    """Stands where a module stood; without a route the module runs as ever."""
-
-    def __init__(self, module: nn.Module, site: str, point: Point, here: Here) -> None:
-        super().__init__()
-        self.module, self.site, self.point, self.here = module, site, point, here
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        if self.here.route is None:
-            return self.module(*args, **kwargs)
-        self.here.met.add(self.site)
-        x = args[0] if args else next(iter(kwargs.values()))
-        return self.point.f(x, self.here.route)
+def _instead(
+    site: str, point: Point, here: Here, plain: Callable[..., Any], *args: Any, **kwargs: Any
+) -> Any:
+    """In place of a module's forward, so that the trunk's modules, names and weights stay."""
+    if here.route is None:
+        return plain(*args, **kwargs)
+    here.met.add(site)
+    x = args[0] if args else next(iter(kwargs.values()))
+    return point.f(x, here.route)
