@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import taskgrove
+from command_line import call, works
 from reference.grouped_rows import grouped_rows
 from taskgrove.backbones import Vit
 from taskgrove.errors import TaskgroveError
@@ -19,7 +20,7 @@ from taskgrove.sharing.lora import LoRA, teams
 from taskgrove.sharing.model import MultiTaskModel
 from taskgrove.sharing.route import Route, routed, rows_of_tasks
 from taskgrove.sharing.sharing import Sharing
-from taskgrove.sharing.table import CHOICES, from_json, to_json
+from taskgrove.sharing.table import CHOICES, from_json, read_rules, to_json
 from taskgrove.tasks.inputs import Inputs
 from taskgrove.tasks.task import Task
 from taskgrove.training.fit import fit
@@ -366,6 +367,33 @@ def test_settings_go_through_json():
         from_json([["*", {"choice": "lora", "rnk": 3}]])
     with pytest.raises(TaskgroveError, match=r'no way to share "lra".*"lora"'):
         from_json([["*", {"choice": "lra"}]])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{a: 1}", "must be a list of pairs"),
+        ("- [a]", "must be a list of pairs"),
+        ("- [1, {choice: lora}]", "a rule is 1"),
+        ("- [a, lora]", "a mapping with the key choice"),
+        ("- [a, {choice: lora, rank: many}]", "lora: rank is 'many'"),
+        ("- [a, {choice: lora, rank: 1, rank: 2}]", '"rank" is written twice'),
+    ],
+)
+def test_a_file_of_rules_that_cannot_be_read_is_one_sentence(text, words, tmp_path):
+    (tmp_path / "rules.yaml").write_text(text)
+    with pytest.raises(TaskgroveError, match=re.escape(words)):
+        read_rules(tmp_path / "rules.yaml")
+
+
+def test_train_takes_rules(small_tasks, tmp_path):
+    (tmp_path / "rules.yaml").write_text('- ["hidden", {choice: lora, rank: 3}]\n')
+    quick = ("--tasks", small_tasks, "--steps", 2, "--start-steps", 2, "--out", tmp_path / "model")
+    works("train", "lora", *quick, "--rules", tmp_path / "rules.yaml")
+    sharing = load(tmp_path / "model").sharing
+    assert sharing.rules == [("hidden", LoRA(rank=3))]
+    sentence = call("train", "joint", *quick, "--rules", tmp_path / "rules.yaml").sentence()
+    assert '"joint" attaches no parts' in sentence
 
 
 def test_one_slot_moves_as_adamw_does():

@@ -30,11 +30,21 @@ def train(
     every: o.Every = 1,
     watch: o.Watch = 0,
     threads: o.Threads = None,
+    rules: Annotated[
+        Path | None,
+        typer.Option(
+            help="YAML: which parts go where, for methods that attach parts.", show_default=False
+        ),
+    ] = None,
 ) -> None:
     """Trains one method on your tasks and writes a model folder.
 
     - `taskgrove train joint --tasks tasks.yaml --out model`
     - `taskgrove train adamerging --tasks tasks.yaml --steps 2000 --out model`
+    - `taskgrove train lora --tasks tasks.yaml --rules rules.yaml --out model`
+
+    A rule is a pattern of module names and a choice: `- ["*.attention.*", {choice: lora, rank:
+    4}]`; the first that matches wins.
 
     The folder holds safetensors and JSON: `taskgrove predict model ...` reads it, in Python
     `taskgrove.load("model")`; a transformers trunk opens from `model/backbone` with `AutoModel`. A
@@ -42,6 +52,7 @@ def train(
     done).
     """
     from taskgrove.methods.train import train as run
+    from taskgrove.sharing.table import read_rules
     from taskgrove.training.options import Options
     from taskgrove.training.processes import processes
     from taskgrove.training.processes import threads as in_threads
@@ -57,6 +68,7 @@ def train(
         patience=patience,
     )
     limit = o.budget(steps, examples, seconds, passes)
+    parts = [] if rules is None else read_rules(rules)
     loaded = o.task_set(tasks)
     if not out.name:
         raise TaskgroveError(f"--out is {out}, this folder itself: name a new one, such as model")
@@ -66,7 +78,9 @@ def train(
             bar.tell(method, what, done, losses)
 
         with in_threads(o.side_by_side(loaded, backbone, 1, 1, threads)[1]):
-            found = run(method, loaded, out, limit, chosen, seed, start_steps, backbone, tell)
+            found = run(
+                method, loaded, out, limit, chosen, seed, start_steps, backbone, tell, parts
+            )
     if processes().is_main_process:
         for task, score in found.items():
             print(f"{task}: {loaded.tasks[task].metric} {score:.3f} on test")

@@ -9,6 +9,7 @@ from typing import Any
 from taskgrove.backbones import Backbone
 from taskgrove.sharing.folder import load
 from taskgrove.sharing.model import MultiTaskModel
+from taskgrove.sharing.sharing import Rule
 from taskgrove.tasks.task_set import TaskSet
 from taskgrove.training.bound import Named
 from taskgrove.training.budget import Budget
@@ -37,6 +38,7 @@ class Job:
     pretrained: bool = False
     progress: Progress | None = None
     make: Callable[[], Backbone] | None = None  # of a trunk whose code is the user's own
+    rules: Sequence[Rule] = ()  # what parts go where, instead of a method's own at all its sites
 
     @cached_property
     def rates(self) -> dict[str, float]:

@@ -9,9 +9,9 @@ from taskgrove.sharing.choice import Choice
 
 
 def shared(job: Job, name: str, choice: Choice) -> Outcome:
-    """`choice` at all the sites that it fits."""
+    """`choice` at all the sites that it fits, or the job's own rules."""
     model = job.model()
-    model.share([("*", choice)], seed=job.seed)
+    model.share(job.rules or [("*", choice)], seed=job.seed)
     record = job.fit(name, model)
     spent, found = record.spent, curves(record, list(model.tasks))
     return Outcome(

@@ -2,15 +2,23 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
+from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from taskgrove.errors import TaskgroveError, did_you_mean, listed
 from taskgrove.sharing.choice import Choice
 from taskgrove.sharing.lora import LoRA
 from taskgrove.sharing.sharing import Rule
+from taskgrove.sharing.skills import Skills
+from taskgrove.sharing.upcycle import Experts
+from taskgrove.tasks.strict_yaml import parse
 
 CHOICES: dict[str, type[Choice]] = {
     "lora": LoRA,
+    "experts": Experts,
+    "skills": Skills,
 }
 
 
@@ -29,6 +37,31 @@ def from_json(rules: Sequence[Sequence[Any]]) -> list[Rule]:
     return [(p, choice_of(settings)) for p, (_, settings) in zip(plain, rules, strict=True)]
 
 
+def read_rules(file: Path) -> list[Rule]:
+    """Rules from a YAML or JSON file: pairs of a pattern, or several, and a choice's settings.
+
+    - ["*.attention.*", {choice: lora, rank: 4}]
+    - ["*", {choice: lora, rank: 8}]
+    """
+    try:
+        found = parse(file.read_text("utf-8"), str(file))
+    except (OSError, UnicodeDecodeError) as error:
+        raise TaskgroveError(f"{file} cannot be read ({error}): name a file of rules") from None
+    whole = isinstance(found, list) and found
+    if not whole or not all(isinstance(p, list) and len(p) == 2 for p in found):
+        raise TaskgroveError(
+            f'{file} must be a list of pairs such as ["*.attention.*", {{choice: lora, rank: 4}}]'
+        )
+    for pattern, settings in found:
+        several = pattern if isinstance(pattern, list) else [pattern]
+        if not all(isinstance(one, str) for one in several) or not isinstance(settings, dict):
+            raise TaskgroveError(
+                f"{file}: a rule is {pattern!r}, {settings!r}; expected a pattern of module names"
+                " and a mapping with the key choice"
+            )
+    return from_json(found)
+
+
 def choice_of(settings: Mapping[str, Any]) -> Choice:
     """A choice from its name and settings."""
     name, rest = settings.get("choice"), {k: v for k, v in settings.items() if k != "choice"}
@@ -41,4 +74,11 @@ def choice_of(settings: Mapping[str, Any]) -> Choice:
     if beyond := [key for key in rest if key not in known]:
         hint = did_you_mean(beyond[0], known)
         raise TaskgroveError(f'{name} has no setting "{beyond[0]}"; it has {listed(known)}.{hint}')
-    return CHOICES[name](**rest)
+    try:
+        return TypeAdapter(CHOICES[name]).validate_python(rest)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise TaskgroveError(
+            f"{name}: {where} is {first['input']!r}: {first['msg'].lower()}"
+        ) from None
