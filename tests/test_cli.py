@@ -25,6 +25,7 @@ from taskgrove.backbones import BACKBONES
 from taskgrove.cli import app, main
 from taskgrove.cli.progress import losses_line
 from taskgrove.methods import DEFAULT, METHODS
+from taskgrove.methods.workplace import fitting
 from taskgrove.suites import SUITES
 
 HERE = Path(__file__).parent
@@ -217,7 +218,11 @@ def test_losses_fit_beside_the_bar():
 
 @pytest.mark.parametrize("method", METHODS)
 def test_train_writes_a_model_folder(method, small_tasks, tmp_path):
-    printed = works("train", method, "--tasks", small_tasks, *SMALL, "--out", "models/mine")
+    words = ("train", method, "--tasks", small_tasks, *SMALL, "--out", "models/mine")
+    if method not in fitting(["all"], taskgrove.load_tasks(str(small_tasks)), None)[0]:
+        assert "leaves no module" in call(*words).sentence()  # a small net of tables lacks these
+        return
+    printed = works(*words)
     assert printed.splitlines()[-1] == "model    models/mine"
     assert [line.split(":")[0] for line in printed.splitlines()[:-1]] == list(TASKS)
     assert [path.name for path in (tmp_path / "models").iterdir()] == ["mine"]  # no work is left

@@ -14,6 +14,7 @@ from reference.grouped_rows import grouped_rows
 from taskgrove.backbones import Vit
 from taskgrove.errors import TaskgroveError
 from taskgrove.methods.start import new_model
+from taskgrove.methods.workplace import fitting
 from taskgrove.sharing.folder import load
 from taskgrove.sharing.grouped import WAYS, grouped, way_of
 from taskgrove.sharing.lora import LoRA, teams
@@ -21,6 +22,7 @@ from taskgrove.sharing.model import MultiTaskModel
 from taskgrove.sharing.route import Route, routed, rows_of_tasks
 from taskgrove.sharing.sharing import Sharing
 from taskgrove.sharing.table import CHOICES, from_json, read_rules, to_json
+from taskgrove.suites import locate
 from taskgrove.tasks.inputs import Inputs
 from taskgrove.tasks.task import Task
 from taskgrove.training.fit import fit
@@ -428,3 +430,16 @@ def test_private_parts_never_conflict(small_tasks, tmp_path):
         found[balancer] = model.state_dict()
     for name, weights in found["mean"].items():
         torch.testing.assert_close(found["pcgrad"][name], weights, atol=1e-5, rtol=1e-4)
+
+
+def test_parts_that_fit_no_trunk_are_refused_first_or_left_out_of_groups(tmp_path):
+    quick = ("--steps", 1, "--start-steps", 1, "--seeds", 1, "--out", tmp_path / "run")
+    sentence = call("compare", "--methods", "lora", *quick).sentence()
+    assert 'pattern "*" leaves no module' in sentence
+    assert "another --backbone" in sentence
+    assert not (tmp_path / "run").exists()
+    loaded = taskgrove.load_tasks(locate("pictures"))
+    names, left = fitting(["sharing"], loaded, None)
+    assert "conv_lora" in names
+    assert "lora" in left
+    assert fitting(["sharing"], loaded, "vit")[1] == []

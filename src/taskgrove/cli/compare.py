@@ -20,7 +20,7 @@ def compare(
         typer.Option(
             "--methods",
             "-m",
-            help="Names with commas, and groups: all, balancing, merging. [default: eight]",
+            help="Names with commas; groups: all, balancing, merging, sharing. [default: eight]",
             show_default=False,
         ),
     ] = None,
@@ -72,6 +72,7 @@ def compare(
     from taskgrove.methods import DEFAULT, GROUPS, METHODS
     from taskgrove.methods.compare import compare as run
     from taskgrove.methods.settings import Settings
+    from taskgrove.methods.workplace import fitting
     from taskgrove.training.options import Options
     from taskgrove.training.processes import processes
 
@@ -103,6 +104,11 @@ def compare(
         backbone=backbone,
     )
     loaded = o.task_set(tasks)
+    if set(named) & set(GROUPS):
+        named, left = fitting(named, loaded, backbone)
+        first = replace(first, methods=named)
+        if left:
+            print(f"left out, as the trunk has no place for them: {', '.join(left)}")
     jobs, threads = o.side_by_side(loaded, backbone, seeds, jobs, threads)
     settings = replace(first, threads=threads)
     folder = out or Path("runs") / loaded.name

@@ -40,7 +40,7 @@ MERGING: dict[str, Method] = {
     ),
 }
 SHARING: dict[str, Method] = {
-    name: Method(choice.about, partial(shared, name=name, choice=choice()))
+    name: Method(choice.about, partial(shared, name=name), rules=[("*", choice())])
     for name, choice in CHOICES.items()
 }
 METHODS: dict[str, Method] = {**BASELINES, **BALANCING, **MERGING, **SHARING}

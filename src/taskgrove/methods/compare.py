@@ -38,7 +38,8 @@ def compare(
 
     `jobs` seeds run side by side, each in a process of its own; the results do not depend on it.
     """
-    check(task_set, settings.seeds, settings.backbone, settings.start_steps)
+    rules = [METHODS[name].rules for name in settings.all_methods if METHODS[name].rules]
+    check(task_set, settings.seeds, settings.backbone, settings.start_steps, rules)
     for name in settings.all_methods:
         if (balancer := METHODS[name].balancer) is not None:
             refuse(balancer, settings.options)

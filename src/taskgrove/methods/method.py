@@ -102,6 +102,7 @@ class Method:
     about: str
     run: Callable[[Job], Outcome]
     balancer: Named | None = None  # what its one trunk is trained with, if any
+    rules: Sequence[Rule] = ()  # the parts that it attaches to its one trunk, if any
 
 
 def curves(record: Record, tasks: Sequence[str]) -> list[dict[str, Any]]:

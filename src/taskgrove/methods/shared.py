@@ -5,13 +5,13 @@ mixed tasks at the cost of one. What each way does stands in its file in sharing
 """
 
 from taskgrove.methods.method import Job, Outcome, balance, curves, trainable
-from taskgrove.sharing.choice import Choice
+from taskgrove.sharing.table import CHOICES
 
 
-def shared(job: Job, name: str, choice: Choice) -> Outcome:
-    """`choice` at all the sites that it fits, or the job's own rules."""
+def shared(job: Job, name: str) -> Outcome:
+    """The choice of this name at all the sites that it fits, or the job's own rules."""
     model = job.model()
-    model.share(job.rules or [("*", choice)], seed=job.seed)
+    model.share(job.rules or [("*", CHOICES[name]())], seed=job.seed)
     record = job.fit(name, model)
     spent, found = record.spent, curves(record, list(model.tasks))
     return Outcome(

@@ -45,7 +45,8 @@ def train(
         raise TaskgroveError(
             f'"{method}" attaches no parts, so it takes no rules: choose {listed(SHARING, 20)}'
         )
-    check(task_set, [seed], backbone, start_steps)
+    attached = [rules or METHODS[method].rules] if method in SHARING else []
+    check(task_set, [seed], backbone, start_steps, attached)
     if (balancer := METHODS[method].balancer) is not None:
         refuse(balancer, options)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

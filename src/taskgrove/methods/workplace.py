@@ -4,9 +4,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from taskgrove.backbones import Backbone
 from taskgrove.errors import TaskgroveError
 from taskgrove.measuring import metric_for
+from taskgrove.methods import METHODS, chosen
 from taskgrove.methods.start import Named, new_trunk
+from taskgrove.sharing.sharing import Rule, Sharing
 from taskgrove.tasks.task_set import TaskSet
 from taskgrove.training import checkpoint
 from taskgrove.training.mixtures import rates_of
@@ -16,9 +21,14 @@ LARGEST_SEED = 2**31
 
 
 def check(
-    task_set: TaskSet, seeds: Sequence[int], backbone: Named, start_steps: int | None
+    task_set: TaskSet,
+    seeds: Sequence[int],
+    backbone: Named,
+    start_steps: int | None,
+    rules: Sequence[Sequence[Rule]] = (),
 ) -> None:
-    """Refuses what no run can set out from, before anything is written."""
+    """Refuses what no run can set out from, before anything is written; `rules` of each method that
+    attaches parts must fit the trunk."""
     for seed in seeds:
         if not 0 <= seed < LARGEST_SEED:
             raise TaskgroveError(f"the seed {seed} must be 0 or more, and below {LARGEST_SEED}")
@@ -30,7 +40,32 @@ def check(
             metric_for(task.kind, task.metric)
         except TaskgroveError as error:
             raise TaskgroveError(f'task "{task.name}": {error}') from None
-    new_trunk(task_set, seeds[0], backbone)
+    trunk, _ = new_trunk(task_set, seeds[0], backbone)
+    for each in rules:
+        if reason := misfit(trunk, each):
+            raise TaskgroveError(
+                f"{reason} Choose another method, other rules, or another --backbone."
+            )
+
+
+def misfit(trunk: Backbone, rules: Sequence[Rule]) -> str:
+    """Why parts cannot be attached to this trunk; "" where they can."""
+    try:
+        with torch.random.fork_rng(devices=[]):
+            Sharing(trunk, rules, ["one"]).detach()  # pyright: ignore[reportArgumentType]
+    except TaskgroveError as error:
+        return str(error)
+    return ""
+
+
+def fitting(
+    methods: Sequence[str], task_set: TaskSet, backbone: Named
+) -> tuple[list[str], list[str]]:
+    """Methods by name and group, and what was left out of groups as it does not fit the trunk."""
+    trunk, _ = new_trunk(task_set, 0, backbone)
+    unfit = {n for n, method in METHODS.items() if method.rules and misfit(trunk, method.rules)}
+    left = [name for name in chosen(methods) if name in unfit and name not in methods]
+    return [name for name in chosen(methods) if name not in left], left
 
 
 def claim(folder: Path, asked: Mapping[str, Any]) -> None:

@@ -9,16 +9,14 @@ from pydantic import TypeAdapter, ValidationError
 
 from taskgrove.errors import TaskgroveError, did_you_mean, listed
 from taskgrove.sharing.choice import Choice
+from taskgrove.sharing.conv_lora import ConvLoRA
 from taskgrove.sharing.lora import LoRA
 from taskgrove.sharing.sharing import Rule
-from taskgrove.sharing.skills import Skills
-from taskgrove.sharing.upcycle import Experts
 from taskgrove.tasks.strict_yaml import parse
 
 CHOICES: dict[str, type[Choice]] = {
     "lora": LoRA,
-    "experts": Experts,
-    "skills": Skills,
+    "conv_lora": ConvLoRA,
 }
 
 
