@@ -247,7 +247,7 @@ def test_saved_is_loaded(name, tmp_path):
 @every
 def test_half_precision_runs(name):
     trunk = small_trunk()
-    sharing = moved(Sharing(trunk, [("*", CHOICES[name]())], TASKS))
+    sharing = moved(Sharing(trunk, [("*", CHOICES[name]())], TASKS)).eval()
     exact = run(trunk, sharing, of_sizes(1, 2, 3))
     with torch.autocast("cpu", torch.bfloat16):
         half = run(trunk, sharing, of_sizes(1, 2, 3))

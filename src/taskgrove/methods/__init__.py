@@ -10,6 +10,7 @@ from taskgrove.methods.joint import joint
 from taskgrove.methods.merged import adaptive, arithmetic, average, ties_merging
 from taskgrove.methods.method import Job, Method, Outcome
 from taskgrove.methods.sam_mtl import sam_mtl
+from taskgrove.methods.scaled import VARIANTS, scaled
 from taskgrove.methods.shared import shared
 from taskgrove.methods.single import single
 from taskgrove.sharing.table import CHOICES
@@ -39,9 +40,15 @@ MERGING: dict[str, Method] = {
         "a scale per task and layer, learned from unlabelled inputs (Yang et al. 2024)", adaptive
     ),
 }
+# these need trained adapters first, so they are no methods by themselves
+STAGED = {"scaled_adapters", "adapter_fusion"}
 SHARING: dict[str, Method] = {
     name: Method(choice.about, partial(shared, name=name), rules=[("*", choice())])
     for name, choice in CHOICES.items()
+    if name not in STAGED
+} | {
+    name: Method(choice.about, partial(scaled, name=name), rules=[("*", choice)])
+    for name, choice in VARIANTS.items()
 }
 METHODS: dict[str, Method] = {**BASELINES, **BALANCING, **MERGING, **SHARING}
 DEFAULT = ("single", "joint", "uncertainty", "pcgrad", *MERGING)

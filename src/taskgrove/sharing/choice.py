@@ -33,12 +33,13 @@ class Point:
 class Parts(nn.Module):
     """The parameters of a choice at all its sites. A subclass gives `points`, and what it needs.
 
-    `stacked` names parameters whose first axis is the task; `rates` multiply the learning rate of
-    the parameters whose names start so.
+    `stacked` names parameters whose first axis is the task; `undecayed` those without weight decay
+    (vectors never have it); `rates` multiply the learning rate of those whose names start so.
     """
 
     stacked: ClassVar[frozenset[str]] = frozenset()
-    rates: Mapping[str, float] = {}
+    undecayed: ClassVar[frozenset[str]] = frozenset()
+    rates: ClassVar[Mapping[str, float]] = {}
 
     def points(self) -> Mapping[str, Point]:
         """Site -> what happens there."""

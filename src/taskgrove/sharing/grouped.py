@@ -35,7 +35,10 @@ def grouped(
     """y. Cost: entry x token x out x dim products whatever the number of groups."""
     if not len(route.groups) or not len(x):
         return x.new_zeros(*x.shape[:-1], W.shape[1])
-    y = WAYS[way or way_of(x, W, route)](x, W, route)
+    way = way or way_of(x, W, route)
+    if way == "loop":  # adds b as it goes
+        return _loop(x, W, route, b)
+    y = WAYS[way](x, W, route)
     if b is None:
         return y
     rows = functional.embedding(route.group_of, b.to(y.dtype))  # [entry out]
@@ -89,11 +92,12 @@ def _fused(x: Tensor, W: Tensor, route: Route) -> Tensor:
     return y.view(*x.shape[:-1], -1)
 
 
-def _loop(x: Tensor, W: Tensor, route: Route) -> Tensor:
+def _loop(x: Tensor, W: Tensor, route: Route, b: Tensor | None = None) -> Tensor:
     x = _cast(x)
+    b = None if b is None else b.to(x.dtype)
     flat, each = x.reshape(-1, x.shape[-1]), x[0].numel() // x.shape[-1]
     starts = tuple(start * each for start in route.starts)
-    y: Tensor = Loop.apply(flat, W.to(x.dtype), starts, route.groups)  # pyright: ignore
+    y: Tensor = Loop.apply(flat, W.to(x.dtype), b, starts, route.groups)  # pyright: ignore
     return y.view(*x.shape[:-1], -1)
 
 

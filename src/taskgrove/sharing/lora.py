@@ -94,17 +94,18 @@ class LoRAParts(Parts):
     ) -> Tensor:
         if self.choice.shared:
             route = Route((), route.rows, (0, route.starts[-1]))
-        A, r = self.A[team][:, place * self.choice.rank :], self.choice.rank
-        h, start = self.inputs.once(team, place, x, lambda: self._down(x, A, route))
-        if A.shape[1] > r or start < place:
+        r = self.choice.rank
+        h, start = self.inputs.once(team, place, x, lambda: self._down(team, place, x, route))
+        if h.shape[-1] > r:
             h = h[..., (place - start) * r : (place - start + 1) * r]
-        return up_(y, h, self.B[key(site)], route)
+        return up_(y, h, self.B[key(site)], route, self.choice.scale)
 
-    def _down(self, x: Tensor, A: Tensor, route: Route) -> Tensor:
-        """s x A^T of a site and of those after it in its team."""
+    def _down(self, team: int, place: int, x: Tensor, route: Route) -> Tensor:
+        """x A^T of a site and of those after it in its team."""
         rate = self.choice.dropout
         x = dropout(x, rate, self.training) if rate else x
-        return down(x, A, route) * self.choice.scale
+        A = self.A[team]
+        return down(x, A[:, place * self.choice.rank :] if place else A, route)
 
     def of_task(self, site: str, number: int) -> tuple[Tensor, Tensor]:
         """Views of A [rank dim] and B [rank out] of a task at a site."""

@@ -13,19 +13,23 @@ from torch import Tensor
 from taskgrove.errors import TaskgroveError
 from taskgrove.sharing.route import Route
 
+TURNED = 8  # rows of a group from which A x^T takes two thirds of the time of x A^T on a CPU
+
 
 def down(x: Tensor, A: Tensor, route: Route) -> Tensor:
     """x A^T [group row rank]; [entry row rank] where groups are uneven."""
-    own = of_groups(A, route, x)
-    return torch.bmm(together(x, route), own.transpose(1, 2))
+    own, rows = of_groups(A, route, x), together(x, route)
+    if rows.shape[1] >= TURNED and not torch.is_grad_enabled():
+        return torch.bmm(own, rows.transpose(1, 2)).transpose(1, 2)
+    return torch.bmm(rows, own.transpose(1, 2))
 
 
-def up_(y: Tensor, h: Tensor, B: Tensor, route: Route) -> Tensor:
-    """y += h B, and y; h [group row rank] as `down` gives it."""
+def up_(y: Tensor, h: Tensor, B: Tensor, route: Route, scale: float = 1.0) -> Tensor:
+    """y += scale h B, and y; h [group row rank] as `down` gives it."""
     own = of_groups(B, route, y)
     if torch.is_autocast_enabled(y.device.type):
-        return y + torch.bmm(h, own).view_as(y).to(y.dtype)
-    together(y, route).baddbmm_(h.to(y.dtype), own)
+        return y + scale * torch.bmm(h, own).view_as(y).to(y.dtype)
+    together(y, route).baddbmm_(h.to(y.dtype), own, alpha=scale)
     return y
 
 

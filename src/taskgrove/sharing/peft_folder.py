@@ -25,6 +25,7 @@ from taskgrove.merging.files.adapter import parts as sorted_parts
 from taskgrove.merging.files.adapter_config import AdapterConfig, adapter_config
 from taskgrove.sharing.choice import sides
 from taskgrove.sharing.lora import LoRA, LoRAParts
+from taskgrove.sharing.routed_lora import RoutedLoRAParts
 from taskgrove.sharing.sharing import Rule, Sharing
 
 CONFIG, WEIGHTS, WRAPPED = "adapter_config.json", "adapter_model.safetensors", "base_model.model."
@@ -48,14 +49,17 @@ def factors(sharing: Sharing, number: int) -> Factors:
     """A [rank dim], B [rank out] and the settings of a task at each site."""
     found: Factors = {}
     for parts in sharing.parts:
-        if not isinstance(parts, LoRAParts):
+        if not isinstance(parts, LoRAParts | RoutedLoRAParts):
             raise TaskgroveError(
                 f"{type(parts).__name__} is no LoRA: PEFT's folder has no place for it; save the"
                 " model folder instead"
             )
         for site in parts.points():
             A, B = parts.of_task(site, number)
-            found[site] = A.detach(), B.detach(), parts.choice
+            rank, alpha = parts.choice.rank, parts.choice.alpha
+            routed = isinstance(parts, RoutedLoRAParts)
+            choice = LoRA(rank=rank, alpha=alpha) if routed else parts.choice
+            found[site] = A.detach(), B.detach(), choice
     return found
 
 

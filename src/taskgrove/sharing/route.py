@@ -46,6 +46,12 @@ class Route:
         return self.sizes[0] if self.sizes and len(set(self.sizes)) == 1 else None
 
     @cached_property
+    def run(self) -> tuple[int, int] | None:
+        """(first, count) where the groups' places are a run; else None."""
+        first, count = self.groups[0], len(self.groups)
+        return (first, count) if self.groups == tuple(range(first, first + count)) else None
+
+    @cached_property
     def places(self) -> Int[Tensor, " group"]:
         """`groups` as a tensor."""
         return torch.tensor(self.groups, device=self.rows.device)
@@ -58,10 +64,10 @@ class Route:
 
     def chosen(self, W: Tensor) -> Tensor:
         """The present groups' weights [group ...] of stacked ones; no copy where they are a run."""
-        first, count = self.groups[0], len(self.groups)
-        if self.groups == tuple(range(first, first + count)):
-            return W if count == len(W) else W[first : first + count]
-        return W[self.places]
+        if self.run is None:
+            return W.index_select(0, self.places)
+        first, count = self.run
+        return W if count == len(W) else W[first : first + count]
 
     def of(self, task: str) -> Int[Tensor, " row"]:
         """Batch positions of the rows of `task`."""

@@ -112,6 +112,13 @@ class Sharing(nn.Module):
         rates = self._all()[int(number)].rates
         return next((rate for start, rate in rates.items() if inner.startswith(start)), 1.0)
 
+    def decays(self, name: str) -> bool:
+        """Whether weight decay acts on a parameter: on matrices, unless its parts say otherwise."""
+        _, number, inner = name.split(".", 2)
+        parts = self._all()[int(number)]
+        axes = self.get_parameter(name).ndim - (inner.split(".")[0] in parts.stacked)
+        return axes > 1 and inner.split(".")[0] not in parts.undecayed
+
     def detach(self) -> None:
         """Takes the parts off: the trunk is as it was before."""
         while self._undo:

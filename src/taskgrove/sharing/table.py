@@ -8,15 +8,37 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from taskgrove.errors import TaskgroveError, did_you_mean, listed
+from taskgrove.sharing.adapter import Adapter
+from taskgrove.sharing.adapter_fusion import AdapterFusion
 from taskgrove.sharing.choice import Choice
 from taskgrove.sharing.conv_lora import ConvLoRA
+from taskgrove.sharing.hyperformer import HyperFormer, Polyhistor
+from taskgrove.sharing.ia3 import IA3
 from taskgrove.sharing.lora import LoRA
+from taskgrove.sharing.mmoe import MMoE
+from taskgrove.sharing.polyhistor_lite import PolyhistorLite
+from taskgrove.sharing.routed_lora import MHR, Poly
+from taskgrove.sharing.scaled_adapters import ScaledAdapters
 from taskgrove.sharing.sharing import Rule
+from taskgrove.sharing.skills import Skills
+from taskgrove.sharing.upcycle import Experts
 from taskgrove.tasks.strict_yaml import parse
 
 CHOICES: dict[str, type[Choice]] = {
     "lora": LoRA,
     "conv_lora": ConvLoRA,
+    "adapter": Adapter,
+    "ia3": IA3,
+    "scaled_adapters": ScaledAdapters,
+    "adapter_fusion": AdapterFusion,
+    "hyperformer": HyperFormer,
+    "polyhistor": Polyhistor,
+    "polyhistor_lite": PolyhistorLite,
+    "poly": Poly,
+    "mhr": MHR,
+    "experts": Experts,
+    "skills": Skills,
+    "mmoe": MMoE,
 }
 
 

@@ -50,8 +50,7 @@ def _attached(model: MultiTaskModel, options: Options) -> list[dict[str, Any]]:
     alike: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.sharing.named_parameters():
         if parameter.requires_grad:
-            axes = parameter.ndim - (name in stacked)
-            decay = options.weight_decay if axes > 1 else 0.0
+            decay = options.weight_decay if model.sharing.decays(name) else 0.0
             rate = options.sharing_rate * model.sharing.rate_of(name)
             alike.setdefault((rate, decay, name in stacked), []).append(parameter)
     return [
