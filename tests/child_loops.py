@@ -1,8 +1,9 @@
-"""One of two processes under torchrun, for test_loops: trains every case by the loops of `loops/`.
+"""Two ranks for test_loops: train every case by the loops of `loops/`.
 
-child_loops.py FOLDER      what came out lies in FOLDER/found.pt
+child_loops.py FOLDER      what came out lies in FOLDER/found.pt; under torchrun it is one rank
 """
 
+import os
 import sys
 from contextlib import nullcontext
 from functools import partial
@@ -16,6 +17,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from loops import plain, with_accelerate
+from ranks import forked_ranks
 from taskgrove.balancing import BALANCERS, Balancer
 
 GRAMIAN = [name for name, choice in BALANCERS.items() if choice.needs == "gramian"]
@@ -184,4 +186,5 @@ def main(folder):
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    work = partial(main, Path(sys.argv[1]))
+    work() if "RANK" in os.environ else forked_ranks(work, 2)

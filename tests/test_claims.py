@@ -15,8 +15,12 @@ from scipy.stats import ttest_1samp
 
 import taskgrove
 from command_line import call, works
+from taskgrove import methods
+from taskgrove.backbones import BACKBONES, minilm
+from taskgrove.cli import catalogue
 from taskgrove.measuring.claim import Claim, Statement, paired, t_interval
 from taskgrove.measuring.claim_plot import plot
+from taskgrove.suites import SUITES
 from taskgrove.systems import SYSTEMS, runs
 from taskgrove.systems.system import System
 
@@ -160,14 +164,32 @@ def test_a_plot_needs_no_curves(tmp_path):
     assert (tmp_path / "a.png").stat().st_size > 1000
 
 
-def test_the_listing_says_what_holds(tmp_path, monkeypatch):
-    assert "not tried here" in runs.standing(toy([]), tmp_path)
+def test_the_listing_says_what_holds(tmp_path):
+    assert "not tried here (taskgrove x)" in catalogue.standing("toy", tmp_path, "taskgrove x")
     runs.reproduce(toy([]), tmp_path, [0, 1, 2])
-    assert runs.standing(toy([]), tmp_path).startswith("holds (3 seeds, 2")
-    monkeypatch.setitem(SYSTEMS, "toy", toy([]))
+    assert catalogue.standing("toy", tmp_path, "x").startswith("holds (3 seeds, 2")
+    (tmp_path / "toy.json").rename(tmp_path / "atlas.json")
     assert "holds (3 seeds" in " ".join(works("systems", "--claims", tmp_path).split())
-    listed = works("systems")
-    assert all(name in listed for name in SYSTEMS)
+    (tmp_path / "atlas.json").write_text("{")
+    assert "cannot be read" in " ".join(works("systems", "--claims", tmp_path).split())
+
+
+def test_the_listing_is_what_imports_say_and_imports_none_of_it(tmp_path):
+    groups = (methods.BASELINES, methods.BALANCING, methods.MERGING, methods.SHARING)
+    expected = [{name: method.about for name, method in group.items()} for group in groups]
+    assert list(catalogue.methods().values()) == expected
+    assert catalogue.suites() == {name: suite.description for name, suite in SUITES.items()}
+    made = {**BACKBONES, "minilm": minilm}
+    titles = {n: (sys.modules[m.__module__].__doc__ or "").splitlines()[0] for n, m in made.items()}
+    assert catalogue.backbones() == titles
+    told = {n: f"{s.title} {s.year}: not tried here ({s.command})" for n, s in SYSTEMS.items()}
+    assert catalogue.systems(tmp_path) == told
+    code = "import sys; sys.argv = ['taskgrove', 'systems']\nfrom taskgrove.cli import main\n"
+    code += "try: main()\nfinally: print([m for m in ('torch', 'numpy', 'taskgrove.methods',"
+    code += "'taskgrove.systems') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "self_positioning" in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 # --- the table and the command --------------------------------------------------------------------

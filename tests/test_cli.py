@@ -30,8 +30,8 @@ from taskgrove.suites import SUITES
 
 HERE = Path(__file__).parent
 TASKS = ("side", "rare", "tags", "number")
-SMALL = ("--steps", 8, "--start-steps", 8)
-BUDGET, BATCH = 8 * 64, 64
+SMALL = ("--steps", 4, "--start-steps", 4)
+BUDGET, BATCH = 4 * 64, 64
 MERGED = {"weight_average", "task_arithmetic", "ties", "adamerging"}
 COMMANDS = [c.callback.__name__.replace("_", "-") for c in app.registered_commands]
 PASSING = {"created", "command", "train_seconds", "seconds"}  # differ from run to run
@@ -147,7 +147,7 @@ def test_other_data_are_refused(compared, tmp_path):
 @pytest.fixture(scope="module")
 def peace(small_tasks, tmp_path_factory):
     """Two seeds, one after the other, undisturbed: (the words but for --out, the results)."""
-    words = ("compare", "--tasks", small_tasks, "--steps", 16, "--start-steps", 16)
+    words = ("compare", "--tasks", small_tasks, *SMALL)
     words += ("--seeds", 2, "--methods", "joint,ties")
     folder = tmp_path_factory.mktemp("peace") / "run"
     works(*words, "--jobs", 1, "--out", folder)

@@ -174,7 +174,7 @@ def test_pruning_keeps_outputs_where_nothing_of_weight_goes():
     assert whole.experts == visited < 20
     torch.testing.assert_close(whole(x, of_sizes(4))[0], y)
     small = prune(mix, 1, mass, keep=0.6)
-    assert 2 <= small.experts < visited
+    assert 1 <= small.experts < visited
     assert not torch.allclose(small(x, of_sizes(4))[0], y)
     assert mass[mass.argsort(descending=True)][: small.experts].sum() >= 0.6 * mass.sum()
     with pytest.raises(TaskgroveError, match="a router a task"):

@@ -24,8 +24,10 @@ KINDS = {
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     """What two gloo processes made of every case, each with half of every batch."""
-    folder = tmp_path_factory.mktemp("loops")
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    return launched(tmp_path_factory.mktemp("loops"))
+
+
+def launched(folder, *launch):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
         [sys.executable, *launch, str(HERE / "child_loops.py"), str(folder)],
@@ -62,6 +64,15 @@ def assert_same(two, one, name):
     for what in ("weights", "losses", "parameters"):
         for a, b in zip(two[what], one[what], strict=True):
             assert torch.allclose(a, b, rtol=1e-4, atol=1e-5), f"{name}: {what}"
+
+
+@pytest.mark.slow
+def test_ranks_under_torchrun_are_the_forked_ones(found, tmp_path):
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    for kind, cases in launched(tmp_path, *launch).items():
+        if kind in KINDS:
+            for name, case in cases.items():
+                assert_same(case, found[kind][name], f"{kind} {name}")
 
 
 def test_groups_of_shards_equal_groups(found):

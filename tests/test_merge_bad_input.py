@@ -10,6 +10,7 @@ from safetensors.numpy import save_file
 from command_line import call
 from taskgrove.merging.checkpoint import open_checkpoint
 from taskgrove.merging.recipe import recipe_of
+from taskgrove.merging.static.table import STATIC
 from test_merge_stream import arrays, write
 
 BIG = {"w": (300, 300)}
@@ -109,6 +110,48 @@ def test_names_and_shapes(place):
     assert f'{place / "t1"} does not fit {place / "base"}: it lacks "s"; ' in said
     assert f'{place / "base"} lacks "more"' in said
     assert 'shapes differ in "layers.0.norm (4,) against (8,)"' in said
+
+
+def test_tables_with_other_rows_are_two_vocabularies(place):
+    width = arrays(0)["layers.0.norm"].shape[0]
+    for name, rows in (("base", 5), ("t1", 7), ("t2", 5)):
+        rewrite(place / name, embed__weight=np.zeros((rows, width), "f4"))
+    said = merge(place)
+    assert said.endswith(
+        "If their vocabularies differ: --vocabulary union, which matches rows by token."
+    )
+    rewrite(place / "t1", embed__weight=np.zeros((5, width + 1), "f4"))
+    assert "vocabular" not in merge(place)
+
+
+def test_consensus_of_more_tasks_than_models_is_planned_away(place):
+    words = ("--base", place / "base", "--tuned", place / "t1", place / "t2", "--plan")
+    answer = call("merge", "consensus", *words, "--consensus-tasks", 3)
+    assert answer.code == 2
+    assert "tasks is 3, but 2 models are merged" in answer.out
+    assert call("merge", "consensus", *words, "--consensus-tasks", 2).code == 0
+
+
+@pytest.mark.parametrize("method", STATIC)
+def test_every_method_has_a_command(method):
+    assert "--tuned" in call("merge", method, "--help").out
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("regmean", "--tuned", "A", "B"), "regmean: it needs --gram: "),
+        (("ties", "--base", "B"), "ties: it needs --tuned: "),
+        (("adamerging", "--tuned", "A"), "adamerging: it needs --base: "),
+        (("rebasin", "--out", "M"), "rebasin: it needs --tuned: "),
+        (("ties", "--tuned", "A", "--densty", 1), "No such option: --densty"),
+        (("ties", "--tuned", "A", "--density", "x"), "Invalid value for '--density'"),
+    ],
+)
+def test_words_that_no_command_has_are_one_sentence(words, sentence):
+    told = call("merge", *words).sentence()
+    assert sentence in told
+    assert f"`taskgrove merge {words[0]} --help`" in told
 
 
 def test_heads_are_left_out_by_name(place):

@@ -209,6 +209,10 @@ def test_merges_read_what_the_passes_wrote(method, kind, model, places, tmp_path
     done = plan(Recipe(method, (str(source), str(twin)), beside=beside))
     assert done.problems == []
     merge(done, tmp_path / "out")
+    told = json.loads((tmp_path / "out/merge.json").read_text())["inputs"]
+    assert len({each["digest"] for each in told[-2:]}) == 2  # of other rows
+    assert all(each["model"].startswith(f"{kind} ") for each in told[-2:])
+    assert told[-1]["digest"] in (tmp_path / "out/README.md").read_text()
     got, own = (load_file(f / "model.safetensors") for f in (tmp_path / "out", source))
     for name, w in own.items():
         torch.testing.assert_close(got[name], w, rtol=1e-4, atol=1e-5)

@@ -9,7 +9,7 @@ from taskgrove.merging import blocks
 from taskgrove.merging.blocks import Reading, Seeing
 from taskgrove.merging.models import Arrays
 from taskgrove.merging.static import selection
-from taskgrove.merging.static.selection import largest
+from taskgrove.merging.static.selection import kth, largest
 
 quick = settings(max_examples=40, deadline=None)
 
@@ -113,3 +113,13 @@ def test_another_quantity_of_the_models():
     spread = largest(seeing([tensor]), [50], lambda _, deltas: np.ptp(deltas, axis=0)[None])
     assert spread.tolist() == [np.sort(np.ptp(tensor, axis=0))[::-1][49]]
     assert largest(seeing([tensor[:, :0]]), [1, 1, 1]).tolist() == []
+
+
+@pytest.mark.parametrize("kind", [np.uint32, np.uint64])
+@pytest.mark.parametrize("most", [1, 3, 5000, 1 << 31])
+def test_the_kth_code_is_that_of_a_sort(kind, most):
+    rng = np.random.default_rng(most)
+    for size in (1, 2, 7, 300):
+        codes = rng.integers(0, most, size).astype(kind)
+        found = [kth(codes, k) for k in range(1, size + 1)]
+        assert found == np.sort(codes)[::-1].tolist()

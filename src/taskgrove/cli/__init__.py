@@ -6,6 +6,7 @@ from io import TextIOWrapper
 import typer
 
 from taskgrove import __version__
+from taskgrove.cli.add import add
 from taskgrove.cli.compare import compare
 from taskgrove.cli.export_lora import export_lora
 from taskgrove.cli.generate import app as generate
@@ -33,7 +34,7 @@ app = typer.Typer(
     " over the model.",
     epilog="Start with `taskgrove compare` (built-in pictures), then `taskgrove init your.csv`.",
 )
-for command in (compare, train, predict, init, systems, reproduce, suite):
+for command in (compare, train, add, predict, init, systems, reproduce, suite):
     app.command()(command)
 app.add_typer(merge, name="merge")
 app.add_typer(generate, name="generate")

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 MANY = (
     "--tuned", "--experts", "--unlabelled", "--labelled", "--probe", "--ignore", "--weights",
-    "--scale", "--fisher", "--gram",
+    "--scale", "--fisher", "--gram", "--classes",
 )  # fmt: skip
 
 

@@ -11,17 +11,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from taskgrove.cli.merge_run import carry_out
 from taskgrove.cli.signature import is_one, option, parameter, sign
+from taskgrove.errors import TaskgroveError
 
 if TYPE_CHECKING:
     from taskgrove.merging.static.static import Static
 
+USAGE: Any = typer.BadParameter.__mro__[1]  # whatever is wrong with the words given
 RECIPES = (".yaml", ".yml", ".json")
 OTHERS = {  # commands of their own, by module
     "adamerging": "taskgrove.cli.merge_learned",
+    "atlas": "taskgrove.cli.merge_atlas",
     "self_positioning": "taskgrove.cli.merge_learned",
     "rebasin": "taskgrove.cli.merge_rebasin",
 }
@@ -109,9 +112,25 @@ def merge() -> None:
     """The group."""
 
 
+class OneSentence(TyperCommand):
+    """A command whose misuse is told as all else is: one sentence, exit code 2."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """The words that follow the method's name."""
+        try:
+            return super().parse_args(ctx, args)
+        except USAGE as error:
+            words = error.format_message().strip().rstrip(".")
+            if words.startswith("Missing option"):
+                words = f"it needs {error.param.opts[0]}: {error.param.help.rstrip('.')}"
+            raise TaskgroveError(
+                f"{self.name}: {words}; `taskgrove merge {self.name} --help` shows all options."
+            ) from None
+
+
 def _command(function: Callable[..., None], name: str) -> Any:
     one = typer.Typer(add_completion=False, rich_markup_mode="markdown")
-    one.command(name)(function)
+    one.command(name, cls=OneSentence)(function)
     return typer.main.get_command(one)
 
 
@@ -121,7 +140,7 @@ def _of_method(name: str, static: "Static") -> Callable[..., None]:
     def run(**options: Any) -> None:
         from taskgrove.merging.plan import Recipe
 
-        given = {f.name: options.pop(f.name) for f in fields(static.parameters)}
+        given = {f.name: options.pop(asked[f.name]) for f in every}
         given = {n: tuple(v) if isinstance(v, list) else v for n, v in given.items()}
         given = {n: v[0] if is_one(v, kinds[n]) else v for n, v in given.items() if v is not None}
         recipe = Recipe(
@@ -139,7 +158,10 @@ def _of_method(name: str, static: "Static") -> Callable[..., None]:
         carry_out(recipe, options["out"], options["plan"], options["threads"], options["tasks"])
 
     kinds = get_type_hints(static.parameters)
-    own = [option(f, static.parameters) for f in fields(static.parameters)]
+    every = fields(static.parameters)
+    # consensus has a parameter "tasks": what all methods ask for keeps the short name
+    asked = {f.name: f"{name}_tasks" if f.name == "tasks" else f.name for f in every}
+    own = [option(f, static.parameters).replace(name=asked[f.name]) for f in every]
     parameters = [
         parameter("tuned", Tuned),
         parameter("base", Base, None),

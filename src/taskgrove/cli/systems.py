@@ -19,30 +19,13 @@ def systems(
     from rich.console import Console
     from rich.table import Table
 
-    from taskgrove.backbones import BACKBONES, minilm
-    from taskgrove.methods import BALANCING, BASELINES, MERGING, SHARING
-    from taskgrove.suites import SUITES
-    from taskgrove.systems import SYSTEMS
-    from taskgrove.systems.runs import standing
+    from taskgrove.cli import catalogue
 
-    backbones = {**BACKBONES, "minilm": minilm}
-    methods = {
-        "baselines": BASELINES,
-        "balancing, on one shared trunk": BALANCING,
-        "merging of the single models": MERGING,
-        "parts of each task's own on one trunk": SHARING,
-    }
     lists = {
-        **{
-            f"methods: {title}": {name: method.about for name, method in group.items()}
-            for title, group in methods.items()
-        },
-        "backbones": {name: _title(made) for name, made in backbones.items()},
-        "suites": {name: suite.description for name, suite in SUITES.items()},
-        "published systems, and whether their claims hold": {
-            name: f"{system.title} {system.year}: {standing(system, claims)}"
-            for name, system in SYSTEMS.items()
-        },
+        **{f"methods: {title}": group for title, group in catalogue.methods().items()},
+        "backbones": catalogue.backbones(),
+        "suites": catalogue.suites(),
+        "published systems, and whether their claims hold": catalogue.systems(claims),
     }
     console = Console()
     for title, rows in lists.items():
@@ -51,10 +34,3 @@ def systems(
         for name, sentence in rows.items():
             table.add_row(name, sentence)
         console.print(table, "")
-
-
-def _title(made: object) -> str:
-    """The first line of the page that a thing is described on."""
-    from sys import modules
-
-    return (modules[made.__module__].__doc__ or "").splitlines()[0]

@@ -5,15 +5,17 @@ must be equal in all models; BatchNorm's `num_batches_tracked`, which no predict
 differ.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from math import prod
+from typing import Any
 
 import numpy as np
 
 from taskgrove.errors import did_you_mean, listed
 from taskgrove.merging.files.dtypes import FLOATS
 from taskgrove.merging.models import Model
+from taskgrove.merging.static.consensus import Parameters as Consensus
 from taskgrove.merging.static.static import Array
 
 COUNTER = "num_batches_tracked"
@@ -51,6 +53,17 @@ def dtype_problem(layout: Model, others: Sequence[Model], ignore: Sequence[str])
         return None
     told = ", ".join(f"{label}: {' and '.join(kind)}" for label, kind in kinds.items())
     return f"the models have different number formats ({told}); say which to write: --dtype bf16."
+
+
+def too_many_tasks(parameters: Mapping[str, Any], models: int) -> list[str]:
+    """Consensus of more tasks than there are models: nothing of them would stay."""
+    asked = {each.tasks for each in parameters.values() if isinstance(each, Consensus)}
+    return [
+        f"tasks is {tasks}, but {models} models are merged, so nothing of them would stay; expected"
+        f" at most {models}."
+        for tasks in sorted(asked)
+        if tasks > models
+    ]
 
 
 def ignored(name: str, patterns: Sequence[str]) -> bool:
@@ -94,11 +107,23 @@ def _against(layout: Model, model: Model, ignore: Sequence[str]) -> list[str]:
     words = [f"{what} {listed(names)}" for what, names in told.items() if names]
     if not words:
         return []
-    return [f"{model.label} does not fit {layout.label}: {'; '.join(words)}.{_hint(lacks, more)}"]
+    rows = shapes and not (lacks or more or floats or differ)
+    hint = _rows(layout, model, shapes) if rows else _hint(lacks, more)
+    return [f"{model.label} does not fit {layout.label}: {'; '.join(words)}.{hint}"]
 
 
 def _differ(a: Model, b: Model, name: str) -> bool:
     return not np.array_equal(whole(a, name), whole(b, name))
+
+
+def _rows(layout: Model, model: Model, shapes: Sequence[str]) -> str:
+    """What to do where tables differ in their rows alone, all by as many: two vocabularies."""
+    pairs = [(layout.entries[n].shape, model.entries[n].shape) for n in shapes]
+    same = all(len(a) == len(b) > 0 and tuple(a[1:]) == tuple(b[1:]) for a, b in pairs)
+    table = any(len(a) == 2 for a, _ in pairs)
+    if not (same and table and len({(a[0], b[0]) for a, b in pairs}) == 1):
+        return ""
+    return " If their vocabularies differ: --vocabulary union, which matches rows by token."
 
 
 def _hint(lacks: Sequence[str], more: Sequence[str]) -> str:

@@ -14,7 +14,7 @@ from taskgrove.merging.blocks import BLOCK, Reading
 from taskgrove.merging.files.beside import open_beside, problems_beside
 from taskgrove.merging.files.dtypes import FLOATS, SHORT
 from taskgrove.merging.files.layout import SHARD, Shard, layout
-from taskgrove.merging.fit import dtype_problem, ignored, problems
+from taskgrove.merging.fit import dtype_problem, ignored, problems, too_many_tasks
 from taskgrove.merging.models import Model
 from taskgrove.merging.open_model import files_of, open_model
 from taskgrove.merging.rules import by_tensor
@@ -136,6 +136,7 @@ def planned(
         parameters = by_tensor(recipe.method, static, recipe.parameters, merged, len(tuned))
     except TaskgroveError as error:
         found.append(str(error))
+    found += too_many_tasks(parameters, len(tuned))
     dtypes = {
         n: (dtype or e.dtype) if n in parameters else e.dtype for n, e in first.entries.items()
     }

@@ -9,7 +9,7 @@ the tuned models' class, so `bert.encoder...` and a base saved without `bert.` a
 Of each tuned model only its head is held, in fp32; its module is a skeleton without weights.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,7 +99,8 @@ def open_family(base: Path, tuned: Sequence[Path], names: Sequence[str]) -> Fami
     if found := problems(start, views):
         raise TaskgroveError(" ".join(found))
     members = tuple(
-        _member(*parts, trunk) for parts in zip(names, tuned, skeletons, models, strict=True)
+        member_of(*parts, trunk.keys())
+        for parts in zip(names, tuned, skeletons, models, strict=True)
     )
     return Family(root, in_base, start, tuple(views), members, _notes(base, root, trunk, in_base))
 
@@ -117,9 +118,10 @@ def _view(model: Model, skeleton: nn.Module, trunk: Mapping[str, str]) -> Model:
     return Renamed(model, {name: own for own, name in found.items()})
 
 
-def _member(
-    name: str, folder: Path, skeleton: nn.Module, model: Model, trunk: Mapping[str, str]
+def member_of(
+    name: str, folder: Path, skeleton: nn.Module, model: Model, trunk: Collection[str]
 ) -> Member:
+    """A classifier or language model beside the names that are merged."""
     rest = [n for n in dict.fromkeys(first_names(skeleton).values()) if n not in trunk]
     own = {n: file for file, n in names_in(model, skeleton, rest).items()}
     state = skeleton.state_dict(keep_vars=True)

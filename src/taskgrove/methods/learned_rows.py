@@ -62,22 +62,32 @@ def texts_of(
     cells = [[cell or "" for cell in column] for column in cells]
     if not cells[0] or empty == len(cells[0]):
         raise TaskgroveError(f"{file} has no row with a {' and a '.join(columns)}.")
+    notes = (f"{file.name}: {empty} rows without text are predicted as empty",) if empty else ()
+    return tokenised(cells, folder, config, most), notes
+
+
+def tokenised(cells: list[list[str]], folder: Path, config: Any, most: int) -> Texts:
+    """Columns of texts by the tokenizer of a model folder."""
     tokenizer = _tokenizer(folder)
     most = min(most, getattr(config, "max_position_embeddings", None) or most)
     encoded = dict(tokenizer(*cells, truncation=True, max_length=most, padding=False))
-    notes = (f"{file.name}: {empty} rows without text are predicted as empty",) if empty else ()
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     if getattr(config, "pad_token_id", None) is None:
         config.pad_token_id = tokenizer.pad_token_id  # so that classifiers find the last token
-    return Texts(encoded, tokenizer.pad_token_id or 0, tokenizer.padding_side), notes
+    return Texts(encoded, tokenizer.pad_token_id or 0, tokenizer.padding_side)
 
 
 def labels_of(file: Path, column: str, config: Any) -> Tensor:
-    """Class numbers [row], -1 where there is no label."""
-    cells = read(str(file), {column: "string"}).table.column(column).to_pylist()
-    known: Mapping[str, int] = {name: int(n) for name, n in (config.label2id or {}).items()}
+    """Class numbers [row] of a model's classes, -1 where there is no label."""
+    known = {name: int(n) for name, n in (config.label2id or {}).items()}
     known |= {str(n): n for n in range(config.num_labels) if str(n) not in known}
+    return numbered(file, column, known)
+
+
+def numbered(file: Path, column: str, known: Mapping[str, int]) -> Tensor:
+    """The numbers of a column's classes [row], -1 where there is no label."""
+    cells = read(str(file), {column: "string"}).table.column(column).to_pylist()
     if unknown := [cell for cell in cells if cell and cell not in known]:
         raise TaskgroveError(
             f'{file}: "{unknown[0]}" in column "{column}" is no class of its model '

@@ -1,11 +1,11 @@
 """Skeletons: transformers modules without weights, and whose names their files' tensors have."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import nn
 
+from taskgrove.backbones.transformer import quiet
 from taskgrove.errors import TaskgroveError
 from taskgrove.merging.models import Model
 
@@ -17,10 +17,8 @@ def skeleton_of(folder: Path) -> nn.Module:
     from accelerate import init_empty_weights
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
-    if not (folder / "config.json").is_file():
-        raise TaskgroveError(f"{folder} has no config.json; expected a transformers model folder.")
+    name = architecture(folder)
     config = AutoConfig.from_pretrained(folder)
-    name = (config.architectures or ["a model without a class"])[0]
     known = {CLASSIFIER: AutoModelForSequenceClassification, CAUSAL: AutoModelForCausalLM}
     kind = next((auto for end, auto in known.items() if name.endswith(end)), None)
     if kind is None:
@@ -29,10 +27,19 @@ def skeleton_of(folder: Path) -> nn.Module:
             f"expected a sequence classifier (...{CLASSIFIER}) or a causal language model "
             f"(...{CAUSAL}). Embedding models: `taskgrove merge self-positioning`."
         )
-    with _quiet(), init_empty_weights(include_buffers=False):
+    with quiet(), init_empty_weights(include_buffers=False):
         module = kind.from_config(config)
     module.tie_weights()
     return module.float().eval().requires_grad_(False)
+
+
+def architecture(folder: Path) -> str:
+    """The class that a folder's config names."""
+    from transformers import AutoConfig
+
+    if not (folder / "config.json").is_file():
+        raise TaskgroveError(f"{folder} has no config.json; expected a transformers model folder.")
+    return (AutoConfig.from_pretrained(folder).architectures or ["a model without a class"])[0]
 
 
 def names_in(model: Model, skeleton: nn.Module, wanted: Sequence[str]) -> dict[str, str]:
@@ -55,16 +62,3 @@ def first_names(skeleton: nn.Module) -> dict[str, str]:
     first: dict[int, str] = {}
     saved = skeleton.state_dict(keep_vars=True)
     return {name: first.setdefault(id(tensor), name) for name, tensor in saved.items()}
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """transformers' log of weights that a skeleton does not have."""
-    from transformers.utils import logging
-
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)

@@ -15,6 +15,7 @@ from dataclasses import asdict
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -59,7 +60,7 @@ def merge_learned(
     part = out.parent / f".{out.name}.part"
     part.mkdir(parents=True, exist_ok=True)
     state = part / KEPT
-    mark = _mark(family, [base, *tuned, *unlabelled], text, how)
+    mark = mark_of(family, [base, *tuned, *unlabelled], text, how)
 
     def tell(found: dict[str, Tensor]) -> None:
         done = len(found["curve"])
@@ -75,7 +76,7 @@ def merge_learned(
         {name: t.draw(how.batch, how.seed) for name, t in asked.items()},
         {name: m.kind for name, m in members.items()},
         how.steps, how.learning_rate, how.granularity, how.init, how.plus, how.density,
-        resume=_resumed(state, mark),
+        resume=resumed(state, mark),
         progress=tell,
     )  # fmt: skip
     scores = _scores(members, vectors, found, texts, labels, how)
@@ -87,7 +88,7 @@ def merge_learned(
     }
     result = LearnedMerge(out, found, scores, classes, notes)
     for path in part.iterdir():
-        _remove(path)
+        remove(path)
     write_folder(base, family, found.weights, part)
     write_record(result, names, how, part)
     part.rename(out)
@@ -103,6 +104,11 @@ def check(
             f"got {len(tuned)} tuned models and {len(unlabelled)} files of unlabelled rows; "
             "expected one file for each model, in the same order."
         )
+    return names_of(base, tuned, out)
+
+
+def names_of(base: Path, tuned: Sequence[Path], out: Path) -> tuple[str, ...]:
+    """A name a tuned model, its folder's; refuses models given twice and a folder that exists."""
     real = [path.resolve() for path in (base, *tuned)]
     if twice := [str(p) for p in real if real.count(p) > 1]:
         raise TaskgroveError(f"{listed(sorted(set(twice)))} is given twice; give each model once.")
@@ -155,7 +161,7 @@ def _labels(
     }
 
 
-def _mark(family: Family, places: Sequence[Path], text: Sequence[str], how: Learning) -> str:
+def mark_of(family: Family, places: Sequence[Path], text: Sequence[str], how: Any) -> str:
     """What a run must have in common with the state that it goes on from."""
     models = [family.base, *(member.model for member in family.members)]
     files = sorted({*(f for m in models for f in files_of(m)), *(p for p in places if p.is_file())})
@@ -165,14 +171,16 @@ def _mark(family: Family, places: Sequence[Path], text: Sequence[str], how: Lear
     return blake2b(shown.encode(), digest_size=16).hexdigest()
 
 
-def _resumed(state: Path, mark: str) -> dict[str, Tensor] | None:
+def resumed(state: Path, mark: str) -> dict[str, Tensor] | None:
+    """The tensors of a state on disk, if it is this run's."""
     if not state.exists():
         return None
     tensors, facts = checkpoint.read(state)
     return tensors if facts["mark"] == mark else None
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """A file, or a folder with all that it holds."""
     if path.is_dir():
         shutil.rmtree(path)
     else:

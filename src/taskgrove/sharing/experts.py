@@ -60,9 +60,8 @@ class MixtureOfExperts(nn.Module):
     ) -> tuple[Float[Tensor, "entry token dim"], Chosen]:
         chosen = choose(self.router, x, route, self.k, renormalise=self.renormalise)
         flat = x.reshape(-1, x.shape[-1])  # [position dim]
-        return mixed(flat, chosen, self.W1, self.b1, self.W2, self.b2, self.act).view(
-            x.shape
-        ), chosen
+        y = mixed(flat, chosen, self.W1, self.b1, self.W2, self.b2, self.act)
+        return y.view(x.shape), chosen
 
 
 def mixed(
@@ -110,12 +109,14 @@ class Extended(nn.Module):
         self.W1, self.b1 = stack(experts, out, dim)
         self.W2, self.b2 = stack(experts, dim, out)
 
-    def weights(self) -> list[Tensor]:
+    def weights(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """W1, b1, W2, b2 of all experts, old ones first."""
         old = self.old
-        before = old.weights() if isinstance(old, Extended) else [old.W1, old.b1, old.W2, old.b2]
-        mine = [self.W1, self.b1, self.W2, self.b2]
-        return [torch.cat(pair) for pair in zip(before, mine, strict=True)]
+        W1, b1, W2, b2 = (
+            old.weights() if isinstance(old, Extended) else (old.W1, old.b1, old.W2, old.b2)
+        )
+        pairs = (W1, self.W1), (b1, self.b1), (W2, self.W2), (b2, self.b2)
+        return torch.cat(pairs[0]), torch.cat(pairs[1]), torch.cat(pairs[2]), torch.cat(pairs[3])
 
     def forward(
         self, x: Float[Tensor, "entry token dim"], route: Route
@@ -166,26 +167,25 @@ def extend(
     return Extended(mixture, tasks, experts, TaskRouter(new, seen, inner.W1.shape[2]))
 
 
-def kept(mass: Float[Tensor, " expert"], keep: float, least: int) -> list[int]:
-    """The fewest experts that hold `keep` of the mass, `least` or more."""
+def kept(mass: Float[Tensor, " expert"], keep: float) -> list[int]:
+    """The fewest experts that hold `keep` of the mass."""
     order = mass.argsort(descending=True)
     held = mass[order].cumsum(0) / mass.sum()
-    count = max(least, int((held < keep).sum()) + 1)
-    return sorted(order[:count].tolist())
+    return sorted(order[: int((held < keep).sum()) + 1].tolist())
 
 
 def prune(
     mixture: MixtureOfExperts, task: int, mass: Float[Tensor, " expert"], keep: float = 0.95
 ) -> MixtureOfExperts:
     """A mixture for one task, whose number becomes 0, with the experts that it needs; tokens of
-    the others are routed anew. `mass`: of the gates of the task's tokens."""
+    the others are routed anew. `mass`: of the gates of the task's tokens. k shrinks with it."""
     router = mixture.router
     if not isinstance(router, TaskRouter):
         raise TaskgroveError("only experts with a router a task can be pruned for a task")
-    own = kept(mass, keep, mixture.k)
+    own = kept(mass, keep)
     hidden, dim = mixture.W1.shape[1:]
     small = MixtureOfExperts(
-        dim, hidden, len(own), TaskRouter(1, len(own), dim), mixture.k, mixture.act,
+        dim, hidden, len(own), TaskRouter(1, len(own), dim), min(mixture.k, len(own)), mixture.act,
         renormalise=mixture.renormalise,
     )  # fmt: skip
     with torch.no_grad():

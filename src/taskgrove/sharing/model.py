@@ -38,6 +38,7 @@ class MultiTaskModel(nn.Module):
         self.trunk_of = dict(trunk_of)
         self.inputs = dict(inputs)
         self.number = {task.name: n for n, task in enumerate(tasks)}
+        self.slot = dict(self.number)  # each task's place in stacked parts
         self.trunks = nn.ModuleList(trunks)  # pyright: ignore[reportArgumentType]
         self.heads = nn.ModuleList(head(trunks[trunk_of[t.name]].width, t) for t in tasks)
         self.sharing: Sharing | None = None
@@ -111,7 +112,7 @@ class MultiTaskModel(nn.Module):
         """The trunk runs over entries, sorted by task, each with its own task's parts."""
         sharing: Any = self.sharing
         count = torch.arange(len(route.rows), device=route.rows.device)
-        numbers = tuple(self.number[task] for task in route.tasks)
+        numbers = tuple(self.slot[task] for task in route.tasks)
         with sharing.using(Route(route.tasks, count, route.starts, numbers)):
             features = self.trunks[0]({n: value[route.rows] for n, value in inputs.items()})
         if seen is not None:

@@ -73,15 +73,6 @@ def reproduce(
     return claim
 
 
-def standing(system: System, out: Path) -> str:
-    """The verdict that `OUT/SLUG.json` holds, and when it was found."""
-    path = out / f"{system.slug}.json"
-    if not path.exists():
-        return f"not tried here ({system.command})"
-    facts = checkpoint.read_json(path)
-    return f"{facts['verdict']} ({len(facts['seeds'])} seeds, {facts['created'][:10]})"
-
-
 def _each(system: System, parts: Sequence[Part], quick: bool, jobs: int) -> Each:
     """Each part with its result, as they come."""
     if jobs == 1:

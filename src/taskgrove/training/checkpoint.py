@@ -22,6 +22,8 @@ from taskgrove.errors import TaskgroveError
 def write(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
     """Replaces `path` at once; leftovers of an earlier kill are overwritten."""
     aside = path.with_name(path.name + ".part")
+    for left in path.parent.glob(".tmp*"):  # safetensors' own, of a run killed while it wrote
+        left.unlink(missing_ok=True)
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     save_file(whole, aside, metadata={"facts": json.dumps(facts)})
     with aside.open("rb") as file:

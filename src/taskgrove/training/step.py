@@ -65,7 +65,8 @@ def take_step(
     found = dict(zip(names, balanced.losses.tolist(), strict=True))
     _refuse_infinite(found, step)
     learned = [p for module in balancer.modules for p in module.parameters()]
-    _move(stepper, [*shared, *own, *learned], found, step, numbers)
+    present = [stepper.model.slot[name] for name in names]
+    _move(stepper, [*shared, *own, *learned], found, step, present)
     if isinstance(balancer, Balancer) and balancer.choice.again:
         balancer.observe(numbers, _looked_at(parts))
     return found, balanced

@@ -15,6 +15,7 @@ from typing import Any
 import xxhash
 
 from taskgrove import __version__
+from taskgrove.merging.blocks import BLOCK
 from taskgrove.merging.files.adapter import folder_of
 from taskgrove.merging.files.dtypes import TORCH
 from taskgrove.merging.models import Model
@@ -65,6 +66,11 @@ def record(plan: Plan, digests: Mapping[str, Sequence[str]]) -> dict[str, Any]:
         "inputs": [
             {"model": model.label, "digest": _digest(model, digests, n)}
             for n, model in enumerate(models)
+        ]
+        + [
+            {"model": f"{kind} {model.label}", "digest": _whole(model)}
+            for kind, beside in plan.reading.beside.items()
+            for model in beside
         ],
         "copied": list(plan.copied),
     }
@@ -99,6 +105,20 @@ Merged by taskgrove {facts["taskgrove"]} with `{recipe["method"]}` (parameters: 
 
 def _vary(plan: Plan) -> bool:
     return len(set(map(repr, plan.parameters.values()))) > 1
+
+
+def _whole(model: Model) -> str:
+    """The digest of a folder that is not merged but read beside a model: Fisher, Gram."""
+    total = xxhash.xxh3_128()
+    for name in sorted(model.entries):
+        entry = model.entries[name]
+        numbers = xxhash.xxh3_128()
+        for start in range(0, entry.size, BLOCK):
+            stop = min(start + BLOCK, entry.size)
+            room = memoryview(bytearray((stop - start) * (entry.bytes // entry.size)))
+            numbers.update(model.read(name, start, stop, room).data.cast("B"))
+        total.update(f"{name} {entry.dtype} {entry.shape} {numbers.hexdigest()}\n".encode())
+    return total.hexdigest()
 
 
 def _digest(model: Model, digests: Mapping[str, Sequence[str]], n: int) -> str:

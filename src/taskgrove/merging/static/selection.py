@@ -27,6 +27,7 @@ MARGIN = 3.0  # standard errors of a share in the sample, to each side of its an
 BINS = 1 << 22  # counters, of all rows
 HELD = 1 << 19  # numbers of a row that are kept as they are, or wait to be counted
 PARTS = 1000  # arrays that they are in
+FEW = 12  # bits of a small histogram's places
 
 Of = Callable[[Float[Array, " number"], Float[Array, "model number"]], Float[Array, "row number"]]
 
@@ -47,9 +48,8 @@ def largest(blocks: Blocks, ranks: Sequence[int], of: Of = magnitude) -> Float[A
     """
     if blocks.size * len(ranks) < SAMPLE:
         rows = [np.concatenate(row) for row in zip(*_seen(blocks, of, 1, 1), strict=True)]
-        for r, x in enumerate(rows):
-            x.partition([len(x) - k for k in ranks[r :: len(rows)]])
-        return np.array([rows[r % len(rows)][-k] for r, k in enumerate(ranks) if rows])
+        codes = [kth(_codes(rows[r % len(rows)]), k) for r, k in enumerate(ranks) if rows]
+        return np.array(codes, _codes(rows[0]).dtype).view(rows[0].dtype) if rows else np.array([])
     found = _narrowed(blocks, of, _brackets(blocks, ranks, of))  # also where a sample is one value
     while any(each.width > 1 for each in found):
         found = _narrowed(blocks, of, found)
@@ -180,7 +180,7 @@ def _next(each: Bracket, above: int, tally: Tally) -> Bracket:
         codes = np.concatenate(tally.held)
         if len(codes) < k:
             return Bracket(each.kind, each.rank, 0, each.low)
-        low = each.low + int(np.partition(codes, len(codes) - k)[len(codes) - k])
+        low = each.low + kth(codes, k)
         return Bracket(each.kind, each.rank, low, low + 1)
     tally.count()
     upward = np.cumsum(tally.counts[::-1])
@@ -189,3 +189,11 @@ def _next(each: Bracket, above: int, tally: Tally) -> Bracket:
     bin_ = len(upward) - 1 - int(np.searchsorted(upward, k))
     low = each.low + (bin_ << tally.shift)
     return Bracket(each.kind, each.rank, low, min(each.high, low + (1 << tally.shift)))
+
+
+def kth(codes: Array, k: int) -> int:
+    """The k-th largest; a histogram first, as partitions are slow where many codes are alike."""
+    bins = (codes >> max(0, int(codes.max()).bit_length() - FEW)).astype(np.intp)
+    upward = np.cumsum(np.bincount(bins)[::-1])
+    place = int(np.searchsorted(upward, k))
+    return int(np.sort(codes[bins == len(upward) - 1 - place])[upward[place] - k])
