@@ -7,14 +7,14 @@ more row, and alone moves when it is present (see training/slots).
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
 from taskgrove.errors import TaskgroveError
 from taskgrove.sharing.route import Route
 
-When = Literal["before", "after", "instead"]
+When = Literal["before", "after", "instead", "around"]
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,12 @@ class Point:
     after:    f(x, y, route) -> y     x the module's first input, y its (first) output
     before:   f(x, route) -> x        x its first input
     instead:  f(x, route) -> y        the module itself does not run
+    around:   f(args, kwargs, route) -> args, kwargs, then out(y, route) -> y
     """
 
     when: When
-    f: Callable[..., Tensor]
+    f: Callable[..., Any]
+    out: Callable[..., Tensor] | None = None
 
 
 class Parts(nn.Module):

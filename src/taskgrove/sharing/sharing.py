@@ -9,29 +9,19 @@ The trunk keeps its modules, names and weights: parts act through hooks, and `de
 A batch may hold examples of any of the tasks at the cost of one.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from taskgrove.errors import TaskgroveError, did_you_mean, listed
-from taskgrove.sharing.choice import Choice, Parts, Point
+from taskgrove.sharing.choice import Choice, Parts
+from taskgrove.sharing.hooks import Here, attach
 from taskgrove.sharing.route import Route
 
 Rule = tuple[str | tuple[str, ...], Choice]  # a pattern, or several
-
-
-@dataclass
-class Here:
-    """The route in force, seen by all hooks of one attachment, and the sites that were met."""
-
-    route: Route | None = None
-    met: set[str] = field(default_factory=set)
 
 
 class Sharing(nn.Module):
@@ -149,50 +139,3 @@ def sites_of(trunk: nn.Module, rules: Sequence[Rule]) -> list[list[str]]:
         chosen.append(left)
         taken.update(left)
     return chosen
-
-
-def attach(trunk: nn.Module, site: str, point: Point, here: Here) -> Any:
-    """Hooks a point to a module; returns what undoes it."""
-    module = trunk.get_submodule(site)
-    if point.when == "instead":
-        plain = module.forward
-        module.forward = partial(_instead, site, point, here, plain)
-        return partial(setattr, module, "forward", plain)
-    if point.when == "before":
-        return module.register_forward_pre_hook(
-            partial(_before, site, point, here), with_kwargs=True
-        ).remove
-    return module.register_forward_hook(partial(_after, site, point, here), with_kwargs=True).remove
-
-
-def _after(
-    site: str, point: Point, here: Here, _: nn.Module, args: Any, kwargs: Any, output: Any
-) -> Any:
-    if here.route is None:
-        return output
-    here.met.add(site)
-    x = args[0] if args else next(iter(kwargs.values()))
-    if isinstance(output, tuple):
-        return (point.f(x, output[0], here.route), *output[1:])
-    return point.f(x, output, here.route)
-
-
-def _before(site: str, point: Point, here: Here, _: nn.Module, args: Any, kwargs: Any) -> Any:
-    if here.route is None:
-        return args, kwargs
-    here.met.add(site)
-    if args:
-        return (point.f(args[0], here.route), *args[1:]), kwargs
-    name = next(iter(kwargs))
-    return args, {**kwargs, name: point.f(kwargs[name], here.route)}
-
-
-def _instead(
-    site: str, point: Point, here: Here, plain: Callable[..., Any], *args: Any, **kwargs: Any
-) -> Any:
-    """In place of a module's forward, so that the trunk's modules, names and weights stay."""
-    if here.route is None:
-        return plain(*args, **kwargs)
-    here.met.add(site)
-    x = args[0] if args else next(iter(kwargs.values()))
-    return point.f(x, here.route)

@@ -17,6 +17,7 @@ from taskgrove.sharing.ia3 import IA3
 from taskgrove.sharing.lora import LoRA
 from taskgrove.sharing.mmoe import MMoE
 from taskgrove.sharing.polyhistor_lite import PolyhistorLite
+from taskgrove.sharing.prompts import Prompts
 from taskgrove.sharing.routed_lora import MHR, Poly
 from taskgrove.sharing.scaled_adapters import ScaledAdapters
 from taskgrove.sharing.sharing import Rule
@@ -34,6 +35,7 @@ CHOICES: dict[str, type[Choice]] = {
     "hyperformer": HyperFormer,
     "polyhistor": Polyhistor,
     "polyhistor_lite": PolyhistorLite,
+    "prompt": Prompts,
     "poly": Poly,
     "mhr": MHR,
     "experts": Experts,
