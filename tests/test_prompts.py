@@ -1,4 +1,4 @@
-"""Prompts among the tokens of Vit, BERT and transformers' ViT: what layers see, and what is refused."""
+"""Prompts among the tokens of Vit, BERT and transformers' ViT: what layers see, what is refused."""
 
 import pytest
 import torch

@@ -116,14 +116,14 @@ class PromptParts(Parts):
 
 
 def _masked(prompts: int, tokens: int, value: Any) -> Any:
-    """A mask [entry token] or [entry head token token] that lets all see the prompts as well."""
+    """A mask [entry token] or [entry head token token] that lets all see the prompts as well; the
+    prompts see what the last token sees."""
     if not isinstance(value, Tensor) or value.ndim not in (2, 4) or value.shape[-1] != tokens:
         return value
     seen = 0.0 if value.is_floating_point() and value.ndim == 4 else 1
-    side = (
-        (prompts, 0, prompts, 0) if value.ndim == 4 and value.shape[2] == tokens else (prompts, 0)
-    )
-    return pad(value, side, value=seen)
+    if value.ndim == 4 and value.shape[2] == tokens:
+        value = torch.cat([value[:, :, -1:].expand(-1, -1, prompts, -1), value], 2)
+    return pad(value, (prompts, 0), value=seen)
 
 
 def stack(trunk: nn.Module) -> list[str]:
