@@ -6,6 +6,7 @@ from functools import partial
 from taskgrove.balancing import BALANCERS
 from taskgrove.balancing.task_sam import Flat
 from taskgrove.errors import TaskgroveError, did_you_mean, listed
+from taskgrove.methods.features_experts import KINDS, features_experts
 from taskgrove.methods.joint import joint
 from taskgrove.methods.merged import adaptive, arithmetic, average, ties_merging
 from taskgrove.methods.method import Job, Method, Outcome
@@ -42,14 +43,21 @@ MERGING: dict[str, Method] = {
 }
 # these need trained adapters first, so they are no methods by themselves
 STAGED = {"scaled_adapters", "adapter_fusion"}
-SHARING: dict[str, Method] = {
-    name: Method(choice.about, partial(shared, name=name), rules=[("*", choice())])
-    for name, choice in CHOICES.items()
-    if name not in STAGED
-} | {
-    name: Method(choice.about, partial(scaled, name=name), rules=[("*", choice)])
-    for name, choice in VARIANTS.items()
-}
+SHARING: dict[str, Method] = (
+    {
+        name: Method(choice.about, partial(shared, name=name), rules=[("*", choice())])
+        for name, choice in CHOICES.items()
+        if name not in STAGED
+    }
+    | {
+        name: Method(choice.about, partial(scaled, name=name), rules=[("*", choice)])
+        for name, choice in VARIANTS.items()
+    }
+    | {
+        name: Method(choice.about, partial(features_experts, name=name), rules=[("*", choice)])
+        for name, choice in KINDS.items()
+    }
+)
 METHODS: dict[str, Method] = {**BASELINES, **BALANCING, **MERGING, **SHARING}
 DEFAULT = ("single", "joint", "uncertainty", "pcgrad", *MERGING)
 GROUPS: dict[str, tuple[str, ...]] = {

@@ -16,7 +16,7 @@ KINDS = {
 def features_experts(job: Job, name: str) -> Outcome:
     """One of `KINDS`."""
     model = job.model()
-    model.share([("*", KINDS[name])], freeze=False)
+    model.share([("*", KINDS[name])], seed=job.seed, freeze=False)
     record = job.fit(name, model)
     spent, found = record.spent, curves(record, list(model.tasks))
     return Outcome(
