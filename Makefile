@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PIP = .venv/bin/pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
-.PHONY: demo test test-slow bench bench-merging claims clean
+.PHONY: demo test test-slow bench bench-merging bench-sharing claims clean
 
 demo: .venv/user
 	.venv/bin/taskgrove compare
@@ -23,6 +23,10 @@ bench: .venv/developer
 bench-merging: .venv/developer
 	test -x .venv-peers-merging/bin/python || .venv/bin/python bench/merging/environment.py
 	.venv/bin/python bench/record.py merging
+
+bench-sharing: .venv/developer
+	test -x .venv-peers-sharing/bin/python || .venv/bin/python bench/sharing/environment.py
+	.venv/bin/python bench/record.py sharing
 
 claims: .venv/developer
 	$(PIP) --editable ".[pairs]"

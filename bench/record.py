@@ -2,6 +2,7 @@
 
 python bench/record.py              writes results/bench-YYYY-MM-DD.txt
 python bench/record.py merging      that folder alone: results/bench-merging-YYYY-MM-DD.txt
+python bench/record.py sharing      the same for that folder
 """
 
 import os
@@ -18,6 +19,7 @@ GROUPS = {
     "merging": [
         HERE / "merging" / f"{name}.py" for name in ("run", "learned", "adapters", "rebasin")
     ],
+    "sharing": [HERE / "sharing" / f"{name}.py" for name in ("run", "experts")],
 }
 PACKAGES = ("torch", "transformers", "numpy", "pyarrow", "scikit-learn")
 

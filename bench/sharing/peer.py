@@ -75,7 +75,8 @@ def forwards(dim: int, model: PeftModel) -> Ways:
         ways[f"forward seq {seq} base"] = lambda seq=seq: run(bare, seq)
         ways[f"forward seq {seq} one"] = lambda seq=seq: run(model, seq)
         for name, mix in mixes().items():
-            ways[f"forward seq {seq} {name}"] = lambda seq=seq, names=names_of(mix): run(
+            names = names_of(mix)
+            ways[f"forward seq {seq} {name}"] = lambda seq=seq, names=names: run(
                 model, seq, adapter_names=names
             )
     return ways

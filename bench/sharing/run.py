@@ -8,7 +8,8 @@ Both sides are processes with the same base weights, adapters and batches (encod
 peer.py, PEFT) that answer in turn; first their outputs must agree. A number is CPU time of one
 thread, the least of all calls; busy neighbours can only raise it, so ratios are of least numbers.
 On both sides the C library keeps freed memory: else a forward at dim 256 costs 12 ms or not for
-pages that it gave back, as the heap happens to lie. FLOPs are those of torch's counter (matrix products) as a share of the base's, or of PEFT's step.
+pages that it gave back, as the heap happens to lie. FLOPs are those of torch's counter (matrix
+products) as a share of the base's, or of PEFT's step.
 Expert layers are measured by experts.py.
 """
 
@@ -99,7 +100,9 @@ def measure(sides: dict[str, Side], only: str, repeats: int) -> Times:
     ways = dict.fromkeys(way for side in sides.values() for way in side.facts["ways"])
     groups: dict[str, list[str]] = {}
     for way in ways:  # what a ratio is made of is measured close together
-        groups.setdefault(way.split(" N=")[0].removesuffix(" base").removesuffix(" one"), []).append(way)
+        groups.setdefault(
+            way.split(" N=")[0].removesuffix(" base").removesuffix(" one"), []
+        ).append(way)
     for group in (ways for name, ways in groups.items() if only in name):
         for _ in range(repeats):
             for way in group:
@@ -128,7 +131,10 @@ def lines(dim: int, times: Times, counted: dict[tuple[str, str], float]) -> list
             other = times.get(("peft", way or bar.ours))
         ratio = mine / other if other else float("nan")
         value = ratio if side else mine * 1e3
-        name = {"base": "of the base", "peft": f"of PEFT's {way.removeprefix(bar.ours.split(' N=')[0] + ' ')}"}
+        name = {
+            "base": "of the base",
+            "peft": f"of PEFT's {way.removeprefix(bar.ours.split(' N=')[0] + ' ')}",
+        }
         what = name.get(side, f"ms (PEFT {other * 1e3:.3g})" if other else "ms")
         verdict = "" if bar.most is None else "met" if value <= bar.most else "MISSED"
         limit = "" if bar.most is None else f"bar {bar.most:g}"
@@ -159,7 +165,9 @@ def main() -> None:
         apart = peer.facts["difference"]
         versions = ", ".join(f"{n} {v}" for n, v in peer.facts["versions"].items())
         tensors = f"{ours.facts['tensors']} tensors, PEFT's {peer.facts['tensors']}"
-        print(f"dim {dim}: outputs differ from PEFT's by {apart:.1e} at most; {tensors}; {versions}")
+        print(
+            f"dim {dim}: outputs differ from PEFT's by {apart:.1e} at most; {tensors}; {versions}"
+        )
         if apart > AGREE:
             sys.exit("the sides do not compute the same: nothing to compare")
         sides = {"ours": ours, "peft": peer}
