@@ -92,12 +92,17 @@ def in_place(y: Sequence[int], h: Sequence[int], B: Sequence[int], **_: object) 
 
 
 def seconds(run: Callable[[], object]) -> float:
-    """CPU seconds of a call: the least of at least three, the first left out."""
+    """CPU seconds of a call: the least of at least two, the first left out."""
     run()
     best, spent, calls = float("inf"), 0.0, 0
-    while spent < LEAST or calls < 3:
-        start = time.process_time()
-        run()
-        took = time.process_time() - start
-        best, spent, calls = min(best, took), spent + took, calls + 1
+    while spent < LEAST or calls < 2:
+        best, calls = min(best, took := once(run)), calls + 1
+        spent += took
     return best
+
+
+def once(run: Callable[[], object]) -> float:
+    """CPU seconds of one call."""
+    start = time.process_time()
+    run()
+    return time.process_time() - start

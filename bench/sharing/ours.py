@@ -9,7 +9,19 @@ from itertools import count
 from pathlib import Path
 
 import torch
-from encoders import ALPHA, RANK, TASKS, Mix, answer, drop_gradients, encoder, mixes, tokens, train
+from encoders import (
+    ALPHA,
+    RANK,
+    TASKS,
+    Mix,
+    answer,
+    drop_gradients,
+    encoder,
+    mixes,
+    once,
+    tokens,
+    train,
+)  # fmt: skip
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -27,11 +39,11 @@ def route_of(mix: Mix) -> Route:
     return Route((), torch.arange(starts[-1]), starts, mix.tasks)
 
 
-def build(dim: int, tasks: int = TASKS) -> tuple[nn.Module, Sharing]:
+def build(dim: int) -> tuple[nn.Module, Sharing]:
     """An encoder with parts, whose B is drawn too, so that they do something."""
     trunk = encoder(dim).requires_grad_(False)
     sharing = Sharing(
-        trunk, [("encoder.*", LoRA(RANK, ALPHA))], [f"task {n}" for n in range(tasks)]
+        trunk, [("encoder.*", LoRA(RANK, ALPHA))], [f"task {n}" for n in range(TASKS)]
     )
     generator = torch.Generator().manual_seed(2)
     for B in sharing.parts[0].B.values():
@@ -103,14 +115,15 @@ def steps(dim: int, trunk: nn.Module, sharing: Sharing) -> Ways:
     }
 
 
-def grown(dim: int) -> Ways:
-    """`add` grows one model: from 64 tasks at the first call to more at later ones."""
-    names, (_, first) = count(), build(dim)
-    mix = mixes()["N=1"]
-    return {
-        "add a task": lambda: first.add(f"new {next(names)}"),
-        "set the task": lambda: route_of(mix),
-    }
+def grown(dim: int) -> tuple[Ways, float]:
+    """`add` grows one model from 64 tasks on; and seconds of the first call."""
+    names, (_, sharing), mix = count(), build(dim), mixes()["N=1"]
+
+    def add() -> None:
+        sharing.add(f"new {next(names)}")
+
+    first = once(add)
+    return {"add a task": add, "set the task": lambda: route_of(mix)}, first
 
 
 def main() -> None:
@@ -126,8 +139,9 @@ def main() -> None:
 
     bare = encoder(dim)
     ways: Ways = {f"forward seq {seq} base": lambda seq=seq: base(seq) for seq in (16, 1)}
-    ways |= forwards(trunk, sharing) | steps(dim, trunk, sharing) | grown(dim)
-    answer(ways, {"tensors": len(list(sharing.parameters()))})
+    more, first = grown(dim)
+    ways |= forwards(trunk, sharing) | steps(dim, trunk, sharing) | more
+    answer(ways, {"tensors": len(list(sharing.parameters())), "first": first})
 
 
 if __name__ == "__main__":

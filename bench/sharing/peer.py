@@ -15,7 +15,19 @@ from itertools import count
 from pathlib import Path
 
 import torch
-from encoders import ALPHA, RANK, TASKS, Mix, answer, drop_gradients, encoder, mixes, tokens, train
+from encoders import (
+    ALPHA,
+    RANK,
+    TASKS,
+    Mix,
+    answer,
+    drop_gradients,
+    encoder,
+    mixes,
+    once,
+    tokens,
+    train,
+)  # fmt: skip
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from torch import nn
@@ -109,6 +121,21 @@ def steps(dim: int, model: PeftModel) -> Ways:
     return ways
 
 
+def grown(dim: int) -> tuple[Ways, float]:
+    """`add_adapter` grows one model from 64 adapters on, and seconds of the first call;
+    `set_adapter`, each time another one."""
+    model, names, turns = build(dim), count(), count()
+
+    def add() -> None:
+        model.add_adapter(f"new {next(names)}", config())
+
+    def switch() -> None:
+        model.set_adapter(str(next(turns) % TASKS))
+
+    first = once(add)
+    return {"add a task": add, "set the task": switch}, first
+
+
 def main() -> None:
     dim, folder = int(sys.argv[1]), Path(sys.argv[2])
     torch.set_num_threads(1)
@@ -116,12 +143,10 @@ def main() -> None:
     take(model, folder / "adapters.safetensors")
     apart = difference(model, folder / "outputs.safetensors")
     tensors = sum("lora_" in name for name, _ in model.named_parameters())
-    ways, other, names = forwards(dim, model) | steps(dim, model), build(dim), count()
-    ways["add a task"] = lambda: other.add_adapter(f"new {next(names)}", config())
-    turns = count()
-    ways["set the task"] = lambda: other.set_adapter(str(next(turns) % TASKS))
+    more, first = grown(dim)
     versions = {name: version(name) for name in ("peft", "torch", "transformers")}
-    answer(ways, {"difference": apart, "tensors": tensors, "versions": versions})
+    facts = {"difference": apart, "tensors": tensors, "first": first, "versions": versions}
+    answer(forwards(dim, model) | steps(dim, model) | more, facts)
 
 
 if __name__ == "__main__":
