@@ -5,7 +5,7 @@ import torch
 from transformers import BertConfig, BertModel
 
 from taskgrove.errors import TaskgroveError
-from taskgrove.sharing.adapter import Adapter
+from taskgrove.sharing.adapter import Adapter, norms
 from taskgrove.sharing.ia3 import IA3
 from taskgrove.sharing.sharing import Sharing
 from test_sharing import TASKS, moved, of_sizes
@@ -28,6 +28,75 @@ def bert():
     sizes = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
     config = BertConfig(num_hidden_layers=2, vocab_size=50, **sizes)
     return BertModel(config, add_pooling_layer=False).eval().requires_grad_(False)
+
+
+class PostNorm(torch.nn.Module):
+    """BertOutput with what `add` makes of h between the two norms, as Pfeiffer et al. draw it."""
+
+    def __init__(self, plain, add):
+        super().__init__()
+        self.plain, self.add = plain, add
+
+    def forward(self, inner, x):
+        f, n = self.plain.dense(inner), self.plain.LayerNorm
+        h = n(f + x)
+        return n(self.add(h) + f + x)
+
+
+def by_hand(adds):
+    """A Bert whose layer n adds `adds[n](h)` after its feed-forward block."""
+    model = bert()
+    for layer, add in zip(model.encoder.layer, adds, strict=True):
+        layer.output = PostNorm(layer.output, add)
+    return model
+
+
+def at(weights, task):
+    """A bottleneck net of one task from its D, c, U and e."""
+    D, c, U, e = (None if w is None else w[task].detach() for w in weights)
+    return lambda h: ((h @ D.T + (0 if c is None else c)).relu() @ U) + (0 if e is None else e)
+
+
+IDS = torch.arange(24).view(6, 4)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@torch.no_grad()
+def test_in_post_norm_blocks_it_is_pfeiffers(bias):
+    trunk = bert()
+    before = trunk(input_ids=IDS)[0]
+    sharing = Sharing(trunk, [("*", Adapter(reduction=4, bias=bias))], TASKS)
+    parts, route = sharing.parts[0], of_sizes(1, 2, 3)
+    ends = [f"encoder.layer.{n}.output.LayerNorm" for n in (0, 1)]
+    assert {site: point.when for site, point in parts.points().items()} == dict.fromkeys(
+        ends, "before"
+    )
+    with sharing.using(route):
+        assert torch.equal(trunk(input_ids=IDS)[0], before)
+    moved(sharing)
+    with sharing.using(route):
+        y = trunk(input_ids=IDS)[0]
+    for n, task in enumerate(route.group_of.tolist()):
+        each = [(parts.D[k], parts.c[k] if bias else None, parts.U[k], parts.e[k] if bias else None)
+                for k in parts.D]  # fmt: skip
+        wanted = by_hand([at(weights, task) for weights in each])(input_ids=IDS[n : n + 1])[0]
+        torch.testing.assert_close(y[n : n + 1], wanted, atol=1e-5, rtol=1e-4)
+
+
+def test_only_a_norm_of_its_own_makes_a_block_post_norm():
+    def block(**modules):
+        return torch.nn.ModuleDict({"down": torch.nn.Linear(12, 6), **modules})
+
+    norm, linear = torch.nn.LayerNorm(6), torch.nn.Linear(6, 6)
+    assert norms(block(n=norm), ["down"]) == {"down": ("n", norm)}
+    assert norms(torch.nn.ModuleDict({"a": block(n=norm)}), ["a.down"])["a.down"][0] == "a.n"
+    for others in (
+        {},
+        {"n": torch.nn.LayerNorm(12)},
+        {"n": norm, "m": torch.nn.LayerNorm(6)},
+        {"n": norm, "q": linear},
+    ):
+        assert norms(block(**others), ["down"]) == {}
 
 
 @pytest.mark.parametrize("bias", [True, False])

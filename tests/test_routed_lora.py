@@ -113,6 +113,14 @@ def test_a_router_that_is_not_there_is_refused():
         choice_of({"choice": "mhr", "router": "sigmod"})
 
 
+def test_a_private_router_without_a_skill_left_takes_no_task():
+    router = TaskRouter(2, 1, 1, 3, "private")
+    router.add(1)
+    with pytest.raises(TaskgroveError, match="3 skills for 4 tasks"):
+        router.add(1)
+    assert len(router.Z) == 3
+
+
 def test_counts():
     _, sharing = one_layer(MHR(4, 2, rank=3), 5)
     skills = 4 * 3 * (8 + 4)

@@ -37,7 +37,7 @@ class Aligned:
 
     states: list[dict[str, Array]]  # numpy; bfloat16 and half precision widened to float32
     symmetries: Symmetries
-    before: float  # mean cosine of two models' weight matrices
+    before: float  # mean cosine of two models' weights
     after: float
 
 
@@ -131,8 +131,9 @@ def example(model: Any) -> dict[str, Tensor]:
 
 
 def _cosine(found: Symmetries, states: Sequence[State]) -> float:
-    """Of the weight matrices that were matched, over all pairs of models."""
-    names = [n for n, shape in found.shapes.items() if n in states[0] and len(shape) > 1]
+    """Of the weights and biases that were matched, over all pairs of models."""
+    statistics = {name for block in found.blocks if block.statistic for name in block.names}
+    names = [name for name in found.shapes if name in states[0] and name not in statistics]
     flat = np.stack([np.concatenate([s[n].ravel() for n in names]) for s in states])
     unit = flat / np.linalg.norm(flat, axis=1, keepdims=True)
     return float((unit @ unit.T)[np.triu_indices(len(states), 1)].mean())

@@ -6,13 +6,19 @@ trunk is frozen and nothing else is shared, the adapters of the first stage are 
 batches just as they would be alone. The second stage starts from fresh heads.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
+from torch import nn
+
+from taskgrove.errors import TaskgroveError
 from taskgrove.methods.method import Job, Outcome, balance, curves, trainable
-from taskgrove.sharing.adapter import Adapter, AdapterParts, take
-from taskgrove.sharing.adapter_fusion import AdapterFusion, FusionParts
+from taskgrove.sharing.adapter import Adapter, take
+from taskgrove.sharing.adapter_fusion import AdapterFusion
 from taskgrove.sharing.scaled_adapters import ScaledAdapters, ScaledParts
+from taskgrove.sharing.sharing import Rule
 from taskgrove.training.run import Record
 
 VARIANTS = {
@@ -25,37 +31,64 @@ VARIANTS = {
 
 
 def scaled(job: Job, name: str) -> Outcome:
-    """The variant of this name."""
-    choice = VARIANTS[name]
-    sources, first = adapters(job, choice.reduction)
+    """The variant of this name at the ends of all blocks, or the job's own rules."""
+    rules = staged(job.rules or [("*", VARIANTS[name])], name)
+    sources, first = adapters(job, rules)
     model = job.model()
-    rules = [("*", replace(choice, sources=len(model.tasks)))]
-    parts = model.share(rules, seed=job.seed).parts[0]
-    assert isinstance(parts, ScaledParts | FusionParts)
-    take(parts.adapters, sources)
+    tasks = list(model.tasks)
+    whole = [(pattern, replace(choice, sources=len(tasks))) for pattern, choice in rules]
+    parts: Any = model.share(whole, seed=job.seed).parts
+    for own, trained in zip(parts, sources, strict=True):
+        take(own.adapters, trained)  # pyright: ignore[reportArgumentType]
     second = job.fit(name, model, share=0.5)
     spent = first.spent.passes + second.spent.passes
     seconds = first.spent.seconds + second.spent.seconds
-    found = [*curves(first, list(model.tasks)), *curves(second, list(model.tasks))]
-    notes = told(parts, list(model.tasks)) if isinstance(parts, ScaledParts) else []
+    found = [*curves(first, tasks), *curves(second, tasks)]
+    scales = [each for each in parts if isinstance(each, ScaledParts)]
     count = trainable(model) + sum(p.numel() for p in sources.parameters())
-    return Outcome(model, spent, seconds, count, found, notes, balance=balance(second))
+    return Outcome(model, spent, seconds, count, found, told(scales, tasks),
+                   coefficients=table(scales, tasks), balance=balance(second))  # fmt: skip
 
 
-def adapters(job: Job, reduction: int) -> tuple[AdapterParts, Record]:
-    """Each task's adapter, trained once for all variants in half of the budget."""
+def staged(rules: Sequence[Rule], name: str) -> list[tuple[Any, ScaledAdapters | AdapterFusion]]:
+    """Rules whose choices build on trained adapters; raises TaskgroveError for others."""
+    found = []
+    for pattern, choice in rules:
+        if not isinstance(choice, ScaledAdapters | AdapterFusion):
+            raise TaskgroveError(
+                f'"{name}" trains adapters first, then what tasks take of them: its rules need the'
+                f" choice scaled_adapters or adapter_fusion, got {choice}"
+            )
+        found.append((pattern, choice))
+    return found
+
+
+def adapters(
+    job: Job, rules: Sequence[tuple[Any, ScaledAdapters | AdapterFusion]]
+) -> tuple[nn.ModuleList, Record]:
+    """Each task's adapters, trained once for all variants in half of the budget."""
     model = job.model()
-    sharing = model.share([("*", Adapter(reduction=reduction))], seed=job.seed)
+    plain = [(pattern, Adapter(reduction=choice.reduction)) for pattern, choice in rules]
+    sharing = model.share(plain, seed=job.seed)
     record = job.fit("sources", model, share=0.5)
-    parts: Any = sharing.parts[0]
-    return parts, record
+    return sharing.parts, record
 
 
-def told(parts: ScaledParts, tasks: list[str]) -> list[str]:
+def table(scales: Sequence[ScaledParts], tasks: Sequence[str]) -> dict[str, Any] | None:
+    """Mean omega [target source] as the report shows coefficients; None where there is none."""
+    if not scales:
+        return None
+    values = torch.stack([parts.contributions() for parts in scales]).mean(0)
+    sources = [f"adapter of {task}" for task in tasks]
+    return {"tasks": list(tasks), "tensors": sources, "values": values.tolist()}
+
+
+def told(scales: Sequence[ScaledParts], tasks: Sequence[str]) -> list[str]:
     """A sentence for each task: whose adapters it takes, strongest first."""
-    sentences = []
-    for task, row in zip(tasks, parts.contributions().tolist(), strict=True):
-        order = sorted(zip(row, tasks, strict=False), key=lambda pair: -abs(pair[0]))[:4]
-        shares = ", ".join(f"{source} {share:.2f}" for share, source in order)
-        sentences.append(f"{task} takes of the adapters of: {shares}")
+    found, sentences = table(scales, tasks), []
+    for task, row in zip(tasks, found["values"] if found else [], strict=bool(found)):
+        order = sorted(zip(row, tasks, strict=True), key=lambda pair: -abs(pair[0]))
+        shares = ", ".join(f"{source} contributes {share:.2f}" for share, source in order[:4])
+        rest = f", {len(order) - 4} more" if len(order) > 4 else ""
+        sentences.append(f"{task}: of the tasks' adapters {shares}{rest}")
     return sentences

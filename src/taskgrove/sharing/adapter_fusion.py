@@ -13,6 +13,7 @@ to be compared with: three dim x dim matrices a task and site, and S outputs a t
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -51,6 +52,7 @@ class FusionParts(Parts):
     """The sources' adapters at all sites, frozen, and every task's Q, K and V."""
 
     stacked: ClassVar[frozenset[str]] = frozenset({"Q", "K", "V"})
+    rates: ClassVar[Mapping[str, float]] = dict.fromkeys("QKV", 0.2)  # they do not bear more
 
     def __init__(
         self, choice: AdapterFusion, trunk: nn.Module, sites: list[str], tasks: int

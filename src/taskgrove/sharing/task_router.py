@@ -62,7 +62,12 @@ class TaskRouter(nn.Module):
         return Z * 0 + own[:, None, None, :].to(Z.dtype)
 
     def add(self, tasks: int) -> None:
-        """Fresh rows, nearly uniform."""
+        """Fresh rows, nearly uniform; TaskgroveError where no private skill is left."""
+        if self.kind == "private" and self.Z.shape[-1] < len(self.Z) + tasks:
+            raise TaskgroveError(
+                f"{self.Z.shape[-1]} skills for {len(self.Z) + tasks} tasks: a private skill each"
+                " needs as many, so make the model anew with more skills"
+            )
         grow(self.Z, rows(tasks, *self.Z.shape[1:]))
 
     def entropy(self) -> Float[Tensor, " task"]:

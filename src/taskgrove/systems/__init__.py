@@ -1,7 +1,16 @@
 """Published systems, each a composition of choices and a claim that a machine can check."""
 
 from taskgrove.errors import TaskgroveError, did_you_mean, listed
-from taskgrove.systems import adamerging, atlas, logits_fusion, sam_mtl, self_positioning
+from taskgrove.systems import (
+    adamerging,
+    atlas,
+    icm_lora,
+    logits_fusion,
+    modular_vision,
+    sam_mtl,
+    scalearn,
+    self_positioning,
+)
 from taskgrove.systems.system import System
 
 SYSTEMS: dict[str, System] = {
@@ -10,6 +19,9 @@ SYSTEMS: dict[str, System] = {
     "atlas": atlas.SYSTEM,
     "self_positioning": self_positioning.SYSTEM,
     "logits_fusion": logits_fusion.SYSTEM,
+    "scalearn": scalearn.SYSTEM,
+    "modular_vision": modular_vision.SYSTEM,
+    "icm_lora": icm_lora.SYSTEM,
 }
 
 

@@ -1,0 +1,1 @@
+"""Pictures of several kinds for one vision model of experts; the model and its training."""
