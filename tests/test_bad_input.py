@@ -69,7 +69,7 @@ YAML = {
     "data: a.csv\nbackbon: b\ntasks: {a: }\n": 'Did you mean "backbone"?',
     "data: a.csv\ntasks: {a: {backbone: mlp}}\n": 'task "a" has an unknown key "backbone". It',
     "data: a.csv\ntasks: {a: {kind: numbr}}\n": (
-        'task "a" has kind: \'numbr\', but "kind" must be "classes", "labels" or "number"'
+        'task "a" has kind: \'numbr\', but "kind" must be "classes", "labels", "number", '
     ),
     "data: a.csv\nkind: numbr\ntasks: {a: }\n": "the top level has kind: 'numbr'",
     "data: a.csv\ntasks: {a: {weight: 0}}\n": '"weight" must be a number above 0',

@@ -14,12 +14,19 @@ from taskgrove.backbones.hub import fetch
 from taskgrove.backbones.minilm import minilm
 from taskgrove.backbones.mlp import Mlp
 from taskgrove.backbones.module import wrap
+from taskgrove.backbones.pyramid import Pyramid
 from taskgrove.backbones.table_spec import TableSpec
 from taskgrove.backbones.transformer import LENGTH, TransformerEncoder, transformer
 from taskgrove.backbones.vit import Vit
 from taskgrove.errors import TaskgroveError, did_you_mean, listed
 
-BACKBONES: dict[str, Callable[..., Backbone]] = {"cnn": Cnn, "vit": Vit, "mlp": Mlp, "bag": Bag}
+BACKBONES: dict[str, Callable[..., Backbone]] = {
+    "cnn": Cnn,
+    "vit": Vit,
+    "pyramid": Pyramid,
+    "mlp": Mlp,
+    "bag": Bag,
+}
 
 __all__ = [
     "BACKBONES",
@@ -28,6 +35,7 @@ __all__ = [
     "Cnn",
     "Fused",
     "Mlp",
+    "Pyramid",
     "Raw",
     "TableSpec",
     "TransformerEncoder",

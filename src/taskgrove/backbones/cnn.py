@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import relu
 
 from taskgrove.backbones.backbone import Raw
+from taskgrove.backbones.maps import joined
 from taskgrove.backbones.pictures import centred, images
 from taskgrove.errors import TaskgroveError
 
@@ -34,6 +35,7 @@ class Cnn(nn.Module):
             )
         self.width, self.reads = width, frozenset({"image"})
         self.channels, self.groups = tuple(channels), groups
+        self.map_width = sum(sizes[2:])
         self.convolutions = nn.ModuleList(
             nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairwise(sizes)
         )
@@ -43,11 +45,20 @@ class Cnn(nn.Module):
     def prepare(self, raw: Raw) -> dict[str, Tensor]:
         return {"image": centred(images(raw, "cnn", smallest=8))}
 
-    def forward(self, inputs: dict[str, Tensor]) -> Float[Tensor, "batch dim"]:
-        x = inputs["image"]  # [batch channel row column]
+    def _layers(self, inputs: dict[str, Tensor]) -> list[Tensor]:
+        x, found = inputs["image"], []  # [batch channel row column]
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
             x = relu(norm(convolution(x)))
-        return x.mean((2, 3))
+            found.append(x)
+        return found
+
+    def forward(self, inputs: dict[str, Tensor]) -> Float[Tensor, "batch dim"]:
+        return self._layers(inputs)[-1].mean((2, 3))
+
+    def with_maps(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The map joins all layers but the first, whose side is half the picture's."""
+        layers = self._layers(inputs)
+        return layers[-1].mean((2, 3)), joined(layers[1:])
 
     def config(self) -> dict[str, Any]:
         arguments = {"width": self.width, "channels": list(self.channels), "groups": self.groups}

@@ -19,12 +19,13 @@ from taskgrove.backbones.cnn import Cnn
 from taskgrove.backbones.fused import Fused
 from taskgrove.backbones.mlp import Mlp
 from taskgrove.backbones.module import Wrapped
+from taskgrove.backbones.pyramid import Pyramid
 from taskgrove.backbones.table_spec import from_dict
 from taskgrove.backbones.transformer import TransformerEncoder, save_transformer, transformer
 from taskgrove.backbones.vit import Vit
 from taskgrove.errors import TaskgroveError, listed
 
-PLAIN = {"cnn": Cnn, "vit": Vit, "bag": Bag}
+PLAIN = {"cnn": Cnn, "vit": Vit, "pyramid": Pyramid, "bag": Bag}
 RECORD, WEIGHTS, FORMAT = "taskgrove_backbone.json", "model.safetensors", 1
 
 
@@ -110,7 +111,7 @@ def _record(folder: Path) -> dict[str, Any]:
 
 def _built(
     record: dict[str, Any], folder: Path, module: Backbone | None
-) -> Bag | Cnn | Fused | Mlp | Vit | Wrapped:
+) -> Bag | Cnn | Fused | Mlp | Pyramid | Vit | Wrapped:
     """The module without its weights."""
     arguments = record["arguments"]
     match record["class"]:

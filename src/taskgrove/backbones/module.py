@@ -19,10 +19,11 @@ class Wrapped(nn.Module):
         width: int,
         reads: Iterable[str],
         prepare: Callable[[Raw], dict[str, Tensor]],
+        maps: int = 0,
     ):
         super().__init__()
         self.module, self.width, self.reads = module, width, frozenset(reads)
-        self.preparation = prepare
+        self.preparation, self.map_width = prepare, maps
         wrong = self.reads - set(COLUMNS)
         if wrong or not self.reads:
             raise TaskgroveError(
@@ -34,7 +35,25 @@ class Wrapped(nn.Module):
         return self.preparation(raw)
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
-        features = self.module(inputs)
+        found = self.module(inputs)
+        return self._checked(found[0] if self.map_width and isinstance(found, tuple) else found)
+
+    def with_maps(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        found = self.module(inputs)
+        if not isinstance(found, tuple) or len(found) != 2 or found[1].ndim != 4:
+            got = "no pair" if not isinstance(found, tuple) else "a pair without a map of four axes"
+            raise TaskgroveError(
+                f"the wrapped module must return features [batch, {self.width}] and a map [batch,"
+                f" {self.map_width}, row, column], but it returned {got}."
+            )
+        if found[1].shape[1] != self.map_width:
+            raise TaskgroveError(
+                f"the wrapped module's map has {found[1].shape[1]} channels, but wrap() was told"
+                f" {self.map_width} (maps=): name its true number."
+            )
+        return self._checked(found[0]), found[1]
+
+    def _checked(self, features: Any) -> Tensor:
         if not isinstance(features, Tensor) or features.shape[1:] != (self.width,):
             got = list(features.shape) if isinstance(features, Tensor) else type(features).__name__
             raise TaskgroveError(
@@ -54,9 +73,13 @@ def wrap(
     width: int,
     reads: Iterable[str],
     prepare: Callable[[Raw], dict[str, Tensor]],
+    maps: int = 0,
 ) -> Backbone:
     """`module(prepare(raw))` must return features [batch width].
 
+    With `maps` it returns features and a map [batch maps row column], for targets with a value for
+    each pixel.
+
     Saving keeps the weights; loading needs the code again: `load(folder, module=wrap(...))`.
     """
-    return Wrapped(module, width, reads, prepare)
+    return Wrapped(module, width, reads, prepare, maps)

@@ -75,7 +75,8 @@ def encode(
     _check(numbers, categories, spec.numbers, list(spec.categories))
     x = torch.as_tensor(numbers).double()
     seen = x.isfinite()
-    z = (x - torch.tensor(spec.mean).double()) / torch.tensor(spec.std).double()
+    mean, std = (torch.tensor(each, dtype=torch.float64) for each in (spec.mean, spec.std))
+    z = (x - mean) / std
     flags = (~seen)[:, torch.tensor(spec.flagged, dtype=torch.bool)]
     blocks = [z.where(seen, 0).float(), flags.float()]
     for values, column in zip(spec.categories.values(), categories, strict=True):

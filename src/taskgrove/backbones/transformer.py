@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from taskgrove.backbones.backbone import Raw, texts
+from taskgrove.backbones.maps import on_grid
 from taskgrove.backbones.pictures import Processor, images, process, processor, settings
 from taskgrove.backbones.transformer_config import check_config, set_dropout
 from taskgrove.errors import TaskgroveError, did_you_mean, listed
@@ -53,6 +54,7 @@ class TransformerEncoder(nn.Module):
         self.width = int(model.config.hidden_size)
         self.reads = frozenset({INPUTS[model.main_input_name]})
         self.max_length = max_length
+        self.map_width = self.width if isinstance(tokens, Processor) else 0
         if not isinstance(tokens, Processor):
             places = getattr(model.config, "max_position_embeddings", None) or max_length
             self.max_length = min(max_length, tokens.model_max_length, places)
@@ -68,6 +70,16 @@ class TransformerEncoder(nn.Module):
         return {name: found[name] for name in self.tokens.model_input_names if name in found}
 
     def forward(self, inputs: dict[str, Tensor]) -> Float[Tensor, "batch dim"]:
+        return self._run(inputs)[0]
+
+    def with_maps(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The map is the grid of the last tokens, continued over what a centre crop cuts off."""
+        features, hidden = self._run(inputs)
+        to: Any = self.tokens
+        return features, on_grid(hidden, (to.resize - to.crop) / (2 * to.resize))
+
+    def _run(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Features [batch dim] and hidden states [batch token dim]."""
         if isinstance(self.tokens, Processor):
             hidden = self.model(pixel_values=inputs["pixel_values"].to(self.model.dtype))[0]
             mask = torch.ones_like(hidden[..., :1])  # [batch token 1]
@@ -75,8 +87,8 @@ class TransformerEncoder(nn.Module):
             hidden = self.model(**inputs)[0]  # [batch token dim]
             mask = inputs["attention_mask"][..., None].to(hidden.dtype)
         if self.pooling == "cls":
-            return hidden[:, 0]
-        return (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
+            return hidden[:, 0], hidden
+        return (hidden * mask).sum(1) / mask.sum(1).clamp(min=1), hidden
 
     def config(self) -> dict[str, Any]:
         """The tokenizer's files are not in it: they lie beside the weights in a saved folder."""

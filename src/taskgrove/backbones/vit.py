@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, scaled_dot_product_attention
 
 from taskgrove.backbones.backbone import Raw
+from taskgrove.backbones.maps import on_grid
 from taskgrove.backbones.patches import sincos_2d
 from taskgrove.backbones.pictures import centred, images
 from taskgrove.errors import TaskgroveError
@@ -54,7 +55,7 @@ class Vit(nn.Module):
             raise TaskgroveError(
                 f"the width of a vit must be a multiple of its {heads} heads and of 4, not {width}."
             )
-        self.width, self.reads = width, frozenset({"image"})
+        self.width, self.map_width, self.reads = width, width, frozenset({"image"})
         self.depth, self.heads, self.patch = depth, heads, patch
         self.patches = nn.Conv2d(3, width, patch, stride=patch)
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
@@ -63,13 +64,21 @@ class Vit(nn.Module):
     def prepare(self, raw: Raw) -> dict[str, Tensor]:
         return {"image": centred(images(raw, "vit", self.patch, multiple=self.patch))}
 
-    def forward(self, inputs: dict[str, Tensor]) -> Float[Tensor, "batch dim"]:
+    def _tokens(self, inputs: dict[str, Tensor]) -> Float[Tensor, "batch token dim"]:
         x = self.patches(inputs["image"])  # [batch dim row column]
         positions = sincos_2d(x.shape[2], self.width).to(x)
         x = x.flatten(2).transpose(1, 2) + positions  # [batch token dim]
         for block in self.blocks:
             x = block(x)
-        return self.norm(x).mean(1)
+        return self.norm(x)
+
+    def forward(self, inputs: dict[str, Tensor]) -> Float[Tensor, "batch dim"]:
+        return self._tokens(inputs).mean(1)
+
+    def with_maps(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The map is the grid of the last tokens."""
+        tokens = self._tokens(inputs)
+        return tokens.mean(1), on_grid(tokens)
 
     def config(self) -> dict[str, Any]:
         names = ("width", "depth", "heads", "patch")

@@ -69,16 +69,14 @@ def compare(
     from rich.console import Console
 
     from taskgrove.measuring.console import results_table, verdict_lines
-    from taskgrove.methods import DEFAULT, GROUPS, METHODS
+    from taskgrove.methods import GROUPS, METHODS
     from taskgrove.methods.compare import compare as run
     from taskgrove.methods.settings import Settings
     from taskgrove.methods.workplace import fitting
     from taskgrove.training.options import Options
     from taskgrove.training.processes import processes
 
-    named = (
-        list(DEFAULT) if methods is None else [m.strip() for m in methods.split(",") if m.strip()]
-    )
+    named = ["default"] if methods is None else [m.strip() for m in methods.split(",") if m.strip()]
     if not named:
         raise TaskgroveError(
             f"--methods names no method; there are {listed(METHODS, 40)},"
@@ -108,7 +106,7 @@ def compare(
         named, left = fitting(named, loaded, backbone)
         first = replace(first, methods=named)
         if left:
-            print(f"left out, as the trunk has no place for them: {', '.join(left)}")
+            print(f"left out, as they do not fit the trunk or the tasks: {', '.join(left)}")
     jobs, threads = o.side_by_side(loaded, backbone, seeds, jobs, threads)
     settings = replace(first, threads=threads)
     folder = out or Path("runs") / loaded.name

@@ -6,12 +6,13 @@ import typer
 
 
 def suite(
-    name: Annotated[str, typer.Argument(help="pictures, yeast or debtags.")],
+    name: Annotated[str, typer.Argument(help="pictures, yeast, debtags or scenes.")],
 ) -> None:
     """Makes a suite ready on this machine and prints its tasks file.
 
     - `taskgrove suite pictures`: ships inside the package
     - `taskgrove suite yeast`: 14 labels of one table; needs `pip install "taskgrove[yeast]"`
+    - `taskgrove suite scenes`: five maps of one picture; made on this machine
     - `taskgrove suite debtags`: one text, seven label sets; from Debian's package index, by apt
     """
     from rich.console import Console

@@ -18,7 +18,7 @@ from taskgrove.methods.parallel import run_seeds
 from taskgrove.methods.results import assemble
 from taskgrove.methods.seed import Tell, folder_of, run_seed
 from taskgrove.methods.settings import Settings
-from taskgrove.methods.workplace import check, claim
+from taskgrove.methods.workplace import check, claim, refuse_maps
 from taskgrove.tasks.task_set import TaskSet
 from taskgrove.training import checkpoint
 from taskgrove.training.bound import refuse
@@ -39,6 +39,7 @@ def compare(
     `jobs` seeds run side by side, each in a process of its own; the results do not depend on it.
     """
     rules = [METHODS[name].rules for name in settings.all_methods if METHODS[name].rules]
+    refuse_maps(settings.all_methods, task_set)
     check(task_set, settings.seeds, settings.backbone, settings.start_steps, rules)
     for name in settings.all_methods:
         if (balancer := METHODS[name].balancer) is not None:

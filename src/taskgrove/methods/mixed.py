@@ -12,7 +12,7 @@ import pyarrow as pa
 import torch
 
 from taskgrove.errors import TaskgroveError, did_you_mean, listed
-from taskgrove.methods.predict import raw_rows
+from taskgrove.methods.predict import no_maps, raw_rows
 from taskgrove.sharing.model import MultiTaskModel
 from taskgrove.sharing.route import rows_of_tasks
 from taskgrove.tasks.inputs import Inputs
@@ -26,7 +26,8 @@ Said = tuple[str | float, dict[str, float]]  # a prediction, and the probability
 
 
 def common_inputs(model: MultiTaskModel) -> Inputs:
-    """The columns that all tasks read; raises TaskgroveError where they differ."""
+    """The columns that all tasks read; raises TaskgroveError where they differ, or are maps."""
+    no_maps(model.tasks.values())
     (first, inputs), *others = model.inputs.items()
     for name, other in others:
         if other != inputs:

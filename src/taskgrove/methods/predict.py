@@ -6,7 +6,7 @@ a file may be larger than memory; no labels are looked for.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from taskgrove.tasks.images import decode, place_of
 from taskgrove.tasks.inputs import Inputs
 from taskgrove.tasks.raw import raw_from, slices
 from taskgrove.tasks.readers import Rows, from_table, kind_of, read
-from taskgrove.tasks.task import Task
+from taskgrove.tasks.task import MAPS, Task
 from taskgrove.training.evaluate import in_user_terms
 from taskgrove.training.processes import this_device
 
@@ -34,13 +34,14 @@ WRITERS = (".csv", ".parquet", ".jsonl")
 def predict(
     model: MultiTaskModel, task: str | None, rows: str | Path | pa.Table, batch_size: int = 256
 ) -> np.ndarray:
-    """Predictions of one task: probabilities [row class], or numbers [row] in the user's unit.
+    """Predictions of one task: probabilities [row class], or numbers [row] in the user's unit; or
+    maps, as `training.evaluate.map_in_user_terms` says.
 
     `rows` is a path (CSV, Parquet, JSONL, image folder) or a table with the model's input columns.
     """
     known = known_task(model, task)
     source = _source(rows, model.inputs[known.name])
-    return np.concatenate([*_batches(model, known, source, batch_size), _nothing(known)])
+    return np.concatenate([*_batches(model, known, source, batch_size)] or [_nothing(known)])
 
 
 def predict_file(
@@ -68,6 +69,7 @@ def predict_file(
         table = predict_mixed(model, str(rows), task_column, batch_size)
     else:
         known = known_task(model, task)
+        no_maps([known])
         table = named(known, predict(model, known.name, rows, batch_size))
         if (files := _pictures(rows, model.inputs[known.name])) is not None:
             table = table.add_column(0, "file", [files])
@@ -86,6 +88,16 @@ def predict_file(
         raise TaskgroveError(
             f"{out} cannot be written ({error.strerror}): give another --out"
         ) from None
+
+
+def no_maps(tasks: Iterable[Task]) -> None:
+    """Refuses tasks whose predictions fit no cell of a table."""
+    for task in tasks:
+        if task.kind in MAPS:
+            raise TaskgroveError(
+                f'task "{task.name}" predicts a map ({task.kind}), which no cell of a table holds: '
+                "use taskgrove.predict in Python, which returns arrays"
+            )
 
 
 def _check_place(out: Path, rows: Path) -> None:

@@ -20,6 +20,7 @@ from taskgrove.measuring import Exam, Standing, bootstrap, metric_for, verdict
 from taskgrove.sharing.model import MultiTaskModel
 from taskgrove.tasks.task_set import TaskSet
 from taskgrove.training import checkpoint
+from taskgrove.training.evaluate import truth
 from taskgrove.training.processes import this_device
 
 
@@ -74,7 +75,7 @@ def _few(seeds: Sequence[int]) -> list[str]:
 def exam(task_set: TaskSet, name: str) -> Exam:
     """The test rows of a task as the bootstrap wants them."""
     task = task_set.tasks[name]
-    target = task_set.target(name)[task_set.rows(name, "test")]
+    target = truth(task_set, name, task_set.rows(name, "test"))
     keys = task_set.key_groups(name, "test")
     return Exam(metric_for(task.kind, task.metric), target, keys, str(task.table))
 

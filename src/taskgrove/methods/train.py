@@ -10,7 +10,7 @@ from taskgrove.errors import TaskgroveError, did_you_mean, listed
 from taskgrove.methods import METHODS, SHARING
 from taskgrove.methods.method import Job, Progress
 from taskgrove.methods.start import Named, start
-from taskgrove.methods.workplace import check, claim
+from taskgrove.methods.workplace import check, claim, refuse_maps
 from taskgrove.sharing.sharing import Rule
 from taskgrove.sharing.table import to_json
 from taskgrove.tasks.task_set import TaskSet
@@ -45,6 +45,7 @@ def train(
         raise TaskgroveError(
             f'"{method}" attaches no parts, so it takes no rules: choose {listed(SHARING, 20)}'
         )
+    refuse_maps([method], task_set)
     attached = [rules or METHODS[method].rules] if method in SHARING else []
     check(task_set, [seed], backbone, start_steps, attached)
     if (balancer := METHODS[method].balancer) is not None:

@@ -1,6 +1,6 @@
 """The folder that a run works in: taken once, found again by the same run, refused to any other."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from taskgrove.measuring import metric_for
 from taskgrove.methods import METHODS, chosen
 from taskgrove.methods.start import Named, new_trunk
 from taskgrove.sharing.sharing import Rule, Sharing
+from taskgrove.tasks.task import MAPS
 from taskgrove.tasks.task_set import TaskSet
 from taskgrove.training import checkpoint
 from taskgrove.training.mixtures import rates_of
@@ -48,6 +49,16 @@ def check(
             )
 
 
+def refuse_maps(methods: Iterable[str], task_set: TaskSet) -> None:
+    """AdaMerging lowers the entropy of predicted classes, which maps do not have here."""
+    maps = [name for name, task in task_set.tasks.items() if task.kind in MAPS]
+    if maps and "adamerging" in methods:
+        raise TaskgroveError(
+            f'adamerging needs classes, labels or numbers, but task "{maps[0]}" predicts a map:'
+            " leave the method out"
+        )
+
+
 def misfit(trunk: Backbone, rules: Sequence[Rule]) -> str:
     """Why parts cannot be attached to this trunk; "" where they can."""
     try:
@@ -61,9 +72,12 @@ def misfit(trunk: Backbone, rules: Sequence[Rule]) -> str:
 def fitting(
     methods: Sequence[str], task_set: TaskSet, backbone: Named
 ) -> tuple[list[str], list[str]]:
-    """Methods by name and group, and what was left out of groups as it does not fit the trunk."""
-    trunk, _ = new_trunk(task_set, 0, backbone)
-    unfit = {n for n, method in METHODS.items() if method.rules and misfit(trunk, method.rules)}
+    """Methods by name and group, and what was left out of groups as it fits not trunk or tasks."""
+    ruled = [name for name in chosen(methods) if METHODS[name].rules]
+    unfit = {"adamerging"} if any(t.kind in MAPS for t in task_set.tasks.values()) else set()
+    if ruled:
+        trunk, _ = new_trunk(task_set, 0, backbone)
+        unfit |= {name for name in ruled if misfit(trunk, METHODS[name].rules)}
     left = [name for name in chosen(methods) if name in unfit and name not in methods]
     return [name for name in chosen(methods) if name not in left], left
 

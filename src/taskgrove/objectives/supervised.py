@@ -8,6 +8,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from taskgrove.objectives.dense import DENSE
+
 
 def cross_entropy(output: Float[Tensor, "row out"], target: Int[Tensor, " row"]) -> Tensor:
     """-log softmax(output)[target], for one of several classes. Returns [row]."""
@@ -27,4 +29,9 @@ def squared_error(output: Float[Tensor, "row 1"], target: Float[Tensor, " row"])
     return (output.float().squeeze(-1) - target.float()).square()  # [row]
 
 
-LOSSES = {"classes": cross_entropy, "labels": binary_cross_entropy, "number": squared_error}
+LOSSES = {
+    "classes": cross_entropy,
+    "labels": binary_cross_entropy,
+    "number": squared_error,
+    **DENSE,
+}

@@ -14,13 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from taskgrove.backbones import Backbone
+from taskgrove.backbones.maps import map_width
 from taskgrove.errors import TaskgroveError, did_you_mean, listed
 from taskgrove.sharing.grouped import grouped
 from taskgrove.sharing.route import Route, route
 from taskgrove.sharing.sharing import Rule, Sharing
-from taskgrove.tasks.heads import head
+from taskgrove.tasks.heads import dense_head, head
 from taskgrove.tasks.inputs import Inputs
-from taskgrove.tasks.task import Task
+from taskgrove.tasks.task import MAPS, Task
 
 
 class MultiTaskModel(nn.Module):
@@ -40,7 +41,12 @@ class MultiTaskModel(nn.Module):
         self.number = {task.name: n for n, task in enumerate(tasks)}
         self.slot = dict(self.number)  # each task's place in stacked parts
         self.trunks = nn.ModuleList(trunks)  # pyright: ignore[reportArgumentType]
-        self.heads = nn.ModuleList(head(trunks[trunk_of[t.name]].width, t) for t in tasks)
+        self.heads = nn.ModuleList(
+            dense_head(map_width(trunks[trunk_of[t.name]]), t, inputs[t.name].image_size)
+            if t.kind in MAPS
+            else head(trunks[trunk_of[t.name]].width, t)
+            for t in tasks
+        )
         self.sharing: Sharing | None = None
 
     def share(self, rules: Sequence[Rule], *, seed: int = 0, freeze: bool = True) -> Sharing:
@@ -64,7 +70,7 @@ class MultiTaskModel(nn.Module):
         """What balancing methods call shared: trunks, and parts attached to them."""
         return nn.ModuleList([*self.trunks, *([self.sharing] if self.sharing else [])])
 
-    def head(self, task: str) -> nn.Linear:
+    def head(self, task: str) -> Any:
         """The head of `task`."""
         return self.heads[self.number[task]]  # pyright: ignore[reportReturnType]
 
@@ -99,11 +105,11 @@ class MultiTaskModel(nn.Module):
                 places = position.split([len(rows) for _, rows in mine])
             else:
                 inputs_here, places = inputs, [rows for _, rows in mine]
-            features = self.trunks[trunk](inputs_here)  # [batch dim]
+            names = [task for task, _ in mine]
+            features, grid = self._features(trunk, inputs_here, names)
             if seen is not None:
                 seen.append(features)
-            names = [task for task, _ in mine]
-            outputs |= self._outputs(features, names, places, apart)
+            outputs |= self._outputs(features, names, places, apart, grid)
         return {task: outputs[task] for task in route.tasks}
 
     def _shared(
@@ -114,15 +120,40 @@ class MultiTaskModel(nn.Module):
         count = torch.arange(len(route.rows), device=route.rows.device)
         numbers = tuple(self.slot[task] for task in route.tasks)
         with sharing.using(Route(route.tasks, count, route.starts, numbers)):
-            features = self.trunks[0]({n: value[route.rows] for n, value in inputs.items()})
+            inputs = {n: value[route.rows] for n, value in inputs.items()}
+            features, grid = self._features(0, inputs, route.tasks)
         if seen is not None:
             seen.append(features)
         places = list(count.split(route.sizes))
-        return self._outputs(features, list(route.tasks), places, apart)
+        return self._outputs(features, list(route.tasks), places, apart, grid)
+
+    def _features(
+        self, trunk: int, inputs: Mapping[str, Tensor], tasks: Sequence[str]
+    ) -> tuple[Tensor, torch.Size | None]:
+        """Features [batch dim]; where a task's targets are maps the trunk's map [batch *grid]
+        stands after them, laid flat, so that both are one tensor."""
+        if not any(self.tasks[task].kind in MAPS for task in tasks):
+            return self.trunks[trunk](inputs), None
+        features, m = self.trunks[trunk].with_maps(inputs)  # pyright: ignore
+        return torch.cat([features, m.flatten(1)], 1), m.shape[1:]
 
     def _outputs(
-        self, features: Tensor, tasks: Sequence[str], places: Sequence[Tensor], apart: bool
+        self,
+        features: Tensor,
+        tasks: Sequence[str],
+        places: Sequence[Tensor],
+        apart: bool,
+        grid: torch.Size | None = None,
     ) -> dict[str, Tensor]:
+        if grid is not None:
+            width = features.shape[1] - grid.numel()
+            m = features[:, width:].unflatten(1, grid)  # [batch dim row column]
+            rows_of = dict(zip(tasks, places, strict=True))
+            plain = [task for task in tasks if self.tasks[task].kind not in MAPS]
+            found = {task: self.head(task)(m[rows_of[task]]) for task in tasks if task not in plain}
+            left = [rows_of[task] for task in plain]
+            found |= self._outputs(features[:, :width], plain, left, apart)
+            return {task: found[task] for task in tasks}
         if not apart:
             return self._heads(features, tasks, places)
         pairs = zip(tasks, places, strict=True)

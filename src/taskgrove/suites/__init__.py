@@ -33,6 +33,13 @@ def _debtags() -> Path:
     return build(folder_of("debtags"))
 
 
+def _scenes() -> Path:
+    from taskgrove.suites.cache import folder_of
+    from taskgrove.suites.scenes import build
+
+    return build(folder_of("scenes"))
+
+
 SUITES = {
     suite.name: suite
     for suite in (
@@ -53,6 +60,12 @@ SUITES = {
             "Seven tags of one text: Debian's package descriptions, read from apt's own index.",
             None,
             _debtags,
+        ),
+        Suite(
+            "scenes",
+            "Five maps of one picture: classes, depth, normals, edges, saliency of emoji scenes.",
+            None,
+            _scenes,
         ),
     )
 }

@@ -3,11 +3,12 @@
 import numpy as np
 
 from taskgrove.errors import TaskgroveError, listed
+from taskgrove.tasks.map_targets import map_facts
 from taskgrove.tasks.schema import TaskSpec
 from taskgrove.tasks.split_names import SPLITS, TRAIN
 from taskgrove.tasks.table import Table
 from taskgrove.tasks.targets import Labels, center_and_scale
-from taskgrove.tasks.task import DEFAULT_METRIC, Task
+from taskgrove.tasks.task import DEFAULT_METRIC, MAPS, Task
 from taskgrove.tasks.vocabulary import vocabulary
 
 
@@ -22,7 +23,7 @@ def make_task(
     """A task of table `number` with its statistics, its final labels, and notes."""
     notes: list[str] = []
     center, scale = 0.0, 1.0
-    if spec.kind != "number":
+    if spec.kind in ("classes", "labels"):
         if len(labels.names) < 2 and spec.kind == "classes":
             raise _one_class(name, target, next(iter(labels.names), None))
         labels, notes = vocabulary(name, spec, labels, table.split)
@@ -32,6 +33,9 @@ def make_task(
     if spec.kind == "number":
         train = labels.values[table.split[labels.rows] == TRAIN]
         center, scale = center_and_scale(name, target, train)
+    if spec.kind in MAPS:
+        train = table.split[labels.rows] == TRAIN
+        center, scale = map_facts(name, spec.kind, labels, train)
     if spec.kind == "labels" and labels.values.sum(1).max() < 2:
         notes.append(
             f'task "{name}": no cell of column "{target}" holds two labels; is the separator '

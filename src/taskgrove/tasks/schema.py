@@ -40,7 +40,10 @@ class TaskSpec(BaseModel):
     model_config = STRICT
     data: str | dict[Literal["train", "validation", "test"], str]
     target: str | None = None  # the column; default: the task's name (image folders: "label")
-    kind: Literal["classes", "labels", "number"] = "classes"
+    kind: Literal[
+        "classes", "labels", "number", "segmentation", "depth", "normals", "edges", "saliency"
+    ] = "classes"
+    classes: list[str] | int | None = None  # of a segmentation, in the order of their numbers
     metric: str | None = None  # default by kind
     separator: str | None = None  # between the labels of one cell, for kind: labels; default ;
     weight: float = Field(1.0, gt=0, allow_inf_nan=False)  # of the task's loss

@@ -14,6 +14,7 @@ WORDS = {
     "split": "fractions such as {validation: 0.15, test: 0.15}, or a column's name",
     "data": "a path, or paths such as {train: a.csv, test: b.csv}",
     "mixture": "uniform, proportional, or a mapping of temperature, cap, weights and groups",
+    "classes": "a list of class names, or how many there are",
     "text": "a column's name, or a list of them",
     "numbers": "a list of column names",
     "categories": "a list of column names",

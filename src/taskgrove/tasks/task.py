@@ -3,7 +3,15 @@
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-DEFAULT_METRIC = {"classes": "accuracy", "labels": "average_precision", "number": "r2"}
+MAPS = {  # kinds of target with a value for each pixel: their metric
+    "segmentation": "mean_iou",
+    "depth": "depth_rmse",
+    "normals": "angular_error",
+    "edges": "ods_f",
+    "saliency": "max_f",
+}
+DEFAULT_METRIC = {"classes": "accuracy", "labels": "average_precision", "number": "r2", **MAPS}
+OUTPUTS = {"number": 1, "depth": 1, "normals": 3, "edges": 1, "saliency": 1}
 
 
 @dataclass(frozen=True)
@@ -18,17 +26,17 @@ class Task:
     name: str
     table: int
     target: str  # the column
-    kind: str  # classes: one of C; labels: any of C; number
+    kind: str  # classes: one of C; labels: any of C; number; or a map, see MAPS
     classes: tuple[str, ...]  # in the order of the head's outputs; empty for a number
-    center: float  # mean of a number target; 0 for other kinds
+    center: float  # mean of a number or depth target; 0 for other kinds
     scale: float  # its standard deviation; 1 for other kinds
     metric: str
     weight: float  # of the task's loss
 
     @property
     def outputs(self) -> int:
-        """How many outputs a head needs."""
-        return 1 if self.kind == "number" else len(self.classes)
+        """How many outputs a head needs, for each pixel where it is a map."""
+        return OUTPUTS.get(self.kind, len(self.classes))
 
     def to_json(self) -> dict[str, Any]:
         """Plain values only."""

@@ -16,14 +16,15 @@ from taskgrove.tasks.empty_splits import fill_empty_splits
 from taskgrove.tasks.images import Progress
 from taskgrove.tasks.inputs import Inputs
 from taskgrove.tasks.make_task import make_task
+from taskgrove.tasks.map_targets import map_notes, read_target
 from taskgrove.tasks.origins import check_alike, group_by_origin
 from taskgrove.tasks.raw import raw
 from taskgrove.tasks.readers import Rows
 from taskgrove.tasks.schema import DEFAULT_SPLIT, Fractions, TasksFile, read_tasks_file
 from taskgrove.tasks.split_names import SPLITS, TEST, TRAIN, VALIDATION
 from taskgrove.tasks.table import Origin, Table, build_table, read_origin
-from taskgrove.tasks.targets import Labels, keep_rows, read_labels
-from taskgrove.tasks.task import Task
+from taskgrove.tasks.targets import Labels, keep_rows
+from taskgrove.tasks.task import MAPS, Task
 
 __all__ = ["SPLITS", "TEST", "TRAIN", "VALIDATION", "Inputs", "Table", "TaskSet", "load_tasks"]
 
@@ -43,14 +44,14 @@ class TaskSet:
     file: TasksFile | None = field(default=None, repr=False)  # from which another process reads
 
     def target(self, task: str) -> np.ndarray:
-        """Labels over the table's rows: int64, float32 or, for several labels, uint8 [row class].
+        """Labels over the table's rows: int64, float32 or, for several labels, uint8 [row class];
+        maps [row size size], normals [row 3 size size].
 
-        Missing is -1 or NaN; for several labels a missing row is all zeros: ask `has`.
+        Missing is -1 or NaN; a missing row in uint8 is all zeros: ask `has`.
         """
         labels, kind = self.labels[task], self.tasks[task].kind
-        fill, dtype = {"classes": (-1, np.int64), "number": (np.nan, np.float32)}.get(
-            kind, (0, np.uint8)
-        )
+        number = dict.fromkeys(("number", "depth", "normals"), (np.nan, np.float32))
+        fill, dtype = {"classes": (-1, np.int64), **number}.get(kind, (0, np.uint8))
         whole = np.full((len(self.table(task)), *labels.values.shape[1:]), fill, dtype)
         whole[labels.rows] = labels.values
         return whole
@@ -136,6 +137,7 @@ def load_tasks(
             name, spec, target, number, tables[number], labels
         )
         notes += told
+    notes += map_notes(tasks, kept)
     return TaskSet(
         file.name, tasks, tables, notes, file.backbone, file.mixture, file.max_length, kept, file
     )
@@ -146,6 +148,7 @@ def _read(
 ) -> tuple[Rows, dict[str, Labels]]:
     """The rows of an origin and the labels of its tasks; `names` is task to target column."""
     roles = {"classes": "string", "labels": "labels", "number": "number"}
+    roles |= dict.fromkeys(MAPS, "image")
     targets: dict[str, str] = {}
     for name, target in names.items():
         role = roles[file.tasks[name].kind]
@@ -155,7 +158,8 @@ def _read(
     except MissingColumnError as error:
         raise TaskgroveError(f"{error}{_undo(file, next(iter(names)), error.column)}") from None
     return rows, {
-        name: read_labels(name, file.tasks[name], target, rows) for name, target in names.items()
+        name: read_target(name, file.tasks[name], target, rows, origin.inputs, limit)
+        for name, target in names.items()
     }
 
 

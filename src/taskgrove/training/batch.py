@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from taskgrove.sharing.route import Route, route
+from taskgrove.tasks.task import MAPS
 from taskgrove.tasks.task_set import TaskSet
 
 Prepare = Callable[[dict[str, Any]], dict[str, Tensor]]
@@ -66,7 +67,10 @@ class Feed:
 
     def _targets(self, task: str, rows: np.ndarray) -> Tensor:
         labelled, targets = self.targets[task]
-        return torch.from_numpy(targets[np.searchsorted(labelled, rows)])
+        found = targets[np.searchsorted(labelled, rows)]
+        if (facts := self.task_set.tasks[task]).kind == "depth":
+            found = ((found - facts.center) / facts.scale).astype(np.float32)
+        return torch.from_numpy(found)
 
 
 def feed(task_set: TaskSet, tasks: Sequence[str]) -> Feed:
@@ -86,6 +90,8 @@ def feed(task_set: TaskSet, tasks: Sequence[str]) -> Feed:
 def model_targets(task_set: TaskSet, name: str) -> tuple[np.ndarray, np.ndarray]:
     """A task's labelled rows and their targets; numbers centred and scaled by the training part."""
     task, labels = task_set.tasks[name], task_set.labels[name]
+    if task.kind in MAPS:
+        return labels.rows, labels.values  # as they lie, perhaps memory-mapped
     if task.kind == "number":
         return labels.rows, ((labels.values - task.center) / task.scale).astype(np.float32)
     kind = np.int64 if task.kind == "classes" else np.uint8

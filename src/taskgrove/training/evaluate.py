@@ -13,7 +13,7 @@ from torch import Tensor
 
 from taskgrove.measuring import metric_for
 from taskgrove.sharing.model import MultiTaskModel
-from taskgrove.tasks.task import Task
+from taskgrove.tasks.task import MAPS, Task
 from taskgrove.tasks.task_set import TaskSet
 from taskgrove.training.batch import Batch, Feed, feed
 from taskgrove.training.processes import gather, processes, this_device
@@ -24,11 +24,32 @@ Forward = Callable[[Batch], dict[str, Tensor]]
 def in_user_terms(task: Task, output: Tensor) -> Tensor:
     """A head's output [row out] as probabilities [row class] or numbers [row], in fp32."""
     output = output.float()
+    if task.kind in MAPS:
+        return map_in_user_terms(task, output)
     if task.kind == "classes":
         return output.softmax(-1)
     if task.kind == "labels":
         return output.sigmoid()
     return output.squeeze(-1) * task.scale + task.center
+
+
+def map_in_user_terms(task: Task, output: Tensor) -> Tensor:
+    """Class numbers, depths or probabilities [row h w], or unit normals [row 3 h w]."""
+    if task.kind == "segmentation":
+        return output.argmax(1).to(torch.uint8)
+    if task.kind == "normals":
+        return torch.nn.functional.normalize(output, dim=1)
+    if task.kind == "depth":
+        return output[:, 0] * task.scale + task.center
+    return output[:, 0].sigmoid()
+
+
+def truth(task_set: TaskSet, name: str, rows: np.ndarray) -> np.ndarray:
+    """The targets of labelled rows, in the user's terms."""
+    if task_set.tasks[name].kind in MAPS:
+        labels = task_set.labels[name]
+        return labels.values[np.searchsorted(labels.rows, rows)]
+    return task_set.target(name)[rows]
 
 
 def predict(
@@ -73,7 +94,7 @@ def scores(
     result = {}
     for name, prediction in predictions.items():
         task = task_set.tasks[name]
-        target = task_set.target(name)[chosen(task_set, name, split, most_rows)]
+        target = truth(task_set, name, chosen(task_set, name, split, most_rows))
         result[name] = float(metric_for(task.kind, task.metric).score(prediction, target))
     return result
 
@@ -88,7 +109,8 @@ def goodness(task_set: TaskSet, found: Mapping[str, float | None]) -> float:
     for name, score in found.items():
         task = task_set.tasks[name]
         metric = metric_for(task.kind, task.metric)
-        unit = task.scale if task.kind == "number" and not metric.higher_is_better else 1.0
+        unit = 1.0 if metric.higher_is_better else {"normals": 90.0}.get(task.kind, task.scale)
+        unit = unit if task.kind in ("number", *MAPS) else 1.0
         if score is None or not np.isfinite(score):
             values.append(-1.0)
         else:

@@ -8,6 +8,7 @@ from taskgrove.measuring.metrics.log_loss import LOG_LOSS
 from taskgrove.measuring.metrics.metric import Metric
 from taskgrove.measuring.metrics.residuals import MAE, R2, RMSE
 from taskgrove.measuring.metrics.spearman import SPEARMAN
+from taskgrove.tasks.task import MAPS
 
 METRICS: dict[str, Metric] = {
     "accuracy": ACCURACY,
@@ -21,7 +22,14 @@ METRICS: dict[str, Metric] = {
     "spearman": SPEARMAN,
 }
 
-DEFAULT_METRIC = {"classes": "accuracy", "labels": "average_precision", "number": "r2"}
+DEFAULT_METRIC = {"classes": "accuracy", "labels": "average_precision", "number": "r2", **MAPS}
+
+
+def _made(kind: str) -> dict[str, Metric]:
+    """Every metric by name; those of maps too, where the kind is one."""
+    from taskgrove.measuring.dense import DENSE  # which reads this folder
+
+    return {**METRICS, **DENSE} if kind in MAPS else METRICS
 
 
 def metric_for(kind: str, name: str | None = None) -> Metric:
@@ -33,12 +41,13 @@ def metric_for(kind: str, name: str | None = None) -> Metric:
     if kind not in DEFAULT_METRIC:
         hint = did_you_mean(kind, DEFAULT_METRIC)
         raise TaskgroveError(
-            f'"{kind}" is not a kind of target (there are: {listed(DEFAULT_METRIC)}).{hint}'
+            f'"{kind}" is not a kind of target (there are: {listed(DEFAULT_METRIC, 20)}).{hint}'
         )
     name = DEFAULT_METRIC[kind] if name is None else name
-    made = [metric.name for metric in METRICS.values() if kind in metric.kinds]
+    metrics = _made(kind)
+    made = [metric.name for metric in metrics.values() if kind in metric.kinds]
     if name not in made:
-        problem = f"is not made for {kind}" if name in METRICS else "is not a metric"
+        problem = f"is not made for {kind}" if name in metrics else "is not a metric"
         hint = did_you_mean(name, made)
         raise TaskgroveError(f'"{name}" {problem} (made for {kind}: {listed(made)}).{hint}')
-    return METRICS[name]
+    return metrics[name]
