@@ -29,7 +29,7 @@ from taskgrove.merging.learned.cleaned import CleanVectors
 from taskgrove.merging.learned.disk_vectors import DiskVectors
 from taskgrove.merging.learned.partition import parts_of
 from taskgrove.merging.learned.scaled_merge import ScaledMerge
-from taskgrove.merging.learned.vectors import MemoryVectors, gram
+from taskgrove.merging.learned.vectors import MemoryVectors, gram, inner
 from taskgrove.merging.models import Arrays
 from taskgrove.methods.learned_report import Learning, told
 from taskgrove.methods.learned_rows import Texts
@@ -74,7 +74,10 @@ def test_vectors_on_disk_are_those_in_memory(tmp_path_factory, kind, models, hel
     for parts in (None, lambda start, stop: parts_of("w", start, stop, 3, 0)):
         many = () if parts is None else (parts, 3)
         torch.testing.assert_close(
-            disk.inner("w", G, *many), memory.inner("w", G, *many), rtol=1e-5, atol=1e-4
+            inner(disk.blocks("w"), models, G, *many),
+            inner(memory.blocks("w"), models, G, *many),
+            rtol=1e-5,
+            atol=1e-4,
         )
     for granularity in ("task", "tensor"):
         mine = ScaledMerge(disk, granularity).weights()
@@ -107,7 +110,7 @@ def test_small_tensors_are_read_once_while_there_is_room(monkeypatch):
     vectors = DiskVectors(base, [tuned])
     for _ in range(3):
         for name in vectors.names:
-            assert torch.equal(vectors.inner(name, vectors.base(name) + 1), torch.tensor([40.0])
+            assert torch.equal(inner(vectors.blocks(name), 1, vectors.base(name) + 1), torch.tensor([40.0])
                                if name == "a" else torch.tensor([100.0]))  # fmt: skip
     assert vectors.bytes_read == 4 * (3 * 40 + 2 * 40 + 3 * 50 + 3 * 2 * 50)
 

@@ -15,7 +15,7 @@ from torch.nn.functional import normalize
 from taskgrove.backbones.transformer import TransformerEncoder
 from taskgrove.measuring.pair_score import pair_score
 from taskgrove.measuring.triangle import grid, triangle
-from taskgrove.merging.learned.vectors import Vectors
+from taskgrove.merging.learned.vectors import Vectors, add_scaled
 from taskgrove.objectives.pair_loss import pair_loss
 from taskgrove.tasks.pairs import Draw, PairBatch, Pairs
 
@@ -90,7 +90,7 @@ def draw_triangle(
         theta: Weights = {}
         for name in vectors.names:
             theta[name] = vectors.base(name)
-            vectors.add_scaled(name, torch.tensor(m * w, dtype=torch.float32), theta[name])
+            add_scaled(vectors.blocks(name), torch.tensor(m * w, dtype=torch.float32), theta[name])
         losses.append(np.mean([work.loss(theta, t, at(0)).item() for t, at in draws.items()]))
     title = f"the position, at scale {m:.2f}"
     triangle(names, path, w_kept.numpy(), points, np.array(losses), title, file)

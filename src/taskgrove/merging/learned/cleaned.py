@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from taskgrove.merging.learned.vectors import Parts, TensorBlocks, Vectors, add_scaled, inner
+from taskgrove.merging.learned.vectors import TensorBlocks, Vectors
 from taskgrove.merging.static.selection import largest
 from taskgrove.merging.static.static import At
 from taskgrove.merging.static.ties import density_within
@@ -53,16 +53,6 @@ class CleanVectors:
             that = torch.where(tau.abs() >= self._r, tau, 0)
             gamma = that.sum(dim=0).sign()
             yield start, torch.where(that * gamma > 0, that, 0)
-
-    def add_scaled(
-        self, name: str, c: Float[Tensor, "model *part"], out: Tensor, parts: Parts | None = None
-    ) -> None:
-        add_scaled(self.blocks(name), c, out, parts)
-
-    def inner(
-        self, name: str, G: Float[Tensor, "..."], parts: Parts | None = None, count: int = 1
-    ) -> Float[Tensor, "model *part"]:
-        return inner(self.blocks(name), self.models, G, parts, count)
 
     def only(self, models: Sequence[int]) -> "CleanVectors":
         """Cleaned anew: the sign is elected among those that stay."""

@@ -21,7 +21,7 @@ from torch import Tensor
 from taskgrove.errors import TaskgroveError
 from taskgrove.merging.files.dtypes import FLOATS, all_finite
 from taskgrove.merging.fit import whole as all_numbers
-from taskgrove.merging.learned.vectors import Parts, TensorBlocks, add_scaled, inner
+from taskgrove.merging.learned.vectors import TensorBlocks
 from taskgrove.merging.models import Model
 
 HELD = 2**20  # numbers of all models' blocks together
@@ -86,16 +86,6 @@ class DiskVectors:
                 self._kept[name] = tau.clone()
             yield start, tau
         self._finite |= {(model.label, name) for model in (self._base, *self._tuned)}
-
-    def add_scaled(
-        self, name: str, c: Float[Tensor, "model *part"], out: Tensor, parts: Parts | None = None
-    ) -> None:
-        add_scaled(self.blocks(name), c, out, parts)
-
-    def inner(
-        self, name: str, G: Float[Tensor, "..."], parts: Parts | None = None, count: int = 1
-    ) -> Float[Tensor, "model *part"]:
-        return inner(self.blocks(name), self.models, G, parts, count)
 
     def only(self, models: Sequence[int]) -> "DiskVectors":
         return DiskVectors(self._base, [self._tuned[k] for k in models], self.names)

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from taskgrove.errors import TaskgroveError, did_you_mean, listed
 from taskgrove.merging.learned.partition import parts_of
-from taskgrove.merging.learned.vectors import Parts, Vectors
+from taskgrove.merging.learned.vectors import Parts, Vectors, add_scaled, inner
 
 GRANULARITIES = ("task", "tensor", "partition")
 PARAMETRISATIONS = ("free", "simplex+scale")
@@ -98,12 +98,18 @@ class ScaledMerge(nn.Module):
 
     def _tensor(self, name: str, i: int, c: Float[Tensor, "model *tensor"]) -> Tensor:
         theta = self.vectors.base(name)
-        self.vectors.add_scaled(name, self._column(c, i), theta, self._parts(name))
+        add_scaled(self.vectors.blocks(name), self._column(c, i), theta, self._parts(name))
         return theta
 
     def _inner(self, name: str, gradient: Tensor) -> Float[Tensor, "model *part"]:
         dense = gradient.to_dense() if gradient.is_sparse else gradient
-        return self.vectors.inner(name, dense, self._parts(name), self.partitions)
+        return inner(
+            self.vectors.blocks(name),
+            self.vectors.models,
+            dense,
+            self._parts(name),
+            self.partitions,
+        )
 
     def _column(self, c: Tensor, i: int) -> Float[Tensor, "model *part"]:
         return c if self.granularity == "task" else c[:, i]

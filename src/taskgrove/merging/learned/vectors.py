@@ -43,7 +43,7 @@ class Vectors(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where `base` and `inner` put their results."""
+        """Where `base` and `blocks` are."""
         ...
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -56,18 +56,6 @@ class Vectors(Protocol):
 
     def blocks(self, name: str) -> TensorBlocks:
         """tau^l in order; a block is valid until the next one is asked for."""
-        ...
-
-    def add_scaled(
-        self, name: str, c: Float[Tensor, "model *part"], out: Tensor, parts: Parts | None = None
-    ) -> None:
-        """out += sum_k c_k tau_k^l."""
-        ...
-
-    def inner(
-        self, name: str, G: Float[Tensor, "..."], parts: Parts | None = None, count: int = 1
-    ) -> Float[Tensor, "model *part"]:
-        """<G, tau_k^l> for all k; with `parts`, of which there are `count`, in each part."""
         ...
 
     def only(self, models: Sequence[int]) -> "Vectors":
@@ -103,16 +91,6 @@ class MemoryVectors:
         tau = tau.reshape(self.models, self._base[name].numel())  # [model element]
         for start in range(0, tau.shape[1], BLOCK):
             yield start, tau[:, start : start + BLOCK]
-
-    def add_scaled(
-        self, name: str, c: Float[Tensor, "model *part"], out: Tensor, parts: Parts | None = None
-    ) -> None:
-        add_scaled(self.blocks(name), c, out, parts)
-
-    def inner(
-        self, name: str, G: Float[Tensor, "..."], parts: Parts | None = None, count: int = 1
-    ) -> Float[Tensor, "model *part"]:
-        return inner(self.blocks(name), self.models, G, parts, count)
 
     def only(self, models: Sequence[int]) -> "MemoryVectors":
         first, chosen = models[0], list(models)

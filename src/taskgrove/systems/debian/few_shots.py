@@ -21,6 +21,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from taskgrove.merging.learned.atlas import FEW_SHOT
 from taskgrove.merging.learned.rounds import drawn
+from taskgrove.merging.learned.vectors import add_scaled
 from taskgrove.systems.debian.debtag_models import Substrate
 from taskgrove.systems.debian.fine_tunes import fit
 from taskgrove.systems.debian.merges import vectors
@@ -113,6 +114,6 @@ def single(world: Substrate, target: str, rows: Tensor) -> Weights:
             c = torch.zeros(tau.models)
             c[k] = scale
             for name, w in weights.items():
-                tau.add_scaled(name, c, w)
+                add_scaled(tau.blocks(name), c, w)
             found.append((world.loss(weights, {target: rows}, "train").item(), weights))
     return min(found, key=lambda pair: pair[0])[1]
