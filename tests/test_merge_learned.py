@@ -110,8 +110,8 @@ def test_small_tensors_are_read_once_while_there_is_room(monkeypatch):
     vectors = DiskVectors(base, [tuned])
     for _ in range(3):
         for name in vectors.names:
-            assert torch.equal(inner(vectors.blocks(name), 1, vectors.base(name) + 1), torch.tensor([40.0])
-                               if name == "a" else torch.tensor([100.0]))  # fmt: skip
+            found = inner(vectors.blocks(name), 1, vectors.base(name) + 1)
+            assert found == torch.tensor([40.0 if name == "a" else 100.0])
     assert vectors.bytes_read == 4 * (3 * 40 + 2 * 40 + 3 * 50 + 3 * 2 * 50)
 
 
